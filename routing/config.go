@@ -1,0 +1,56 @@
+package routing
+
+import "net/netip"
+
+// Config is the whole network state that is wanted for the session that has
+// the tunnel. The zero value wants nothing of ours on this host. A Config is
+// a value: Apply keeps its own copy, the caller may change its slices
+// afterwards.
+type Config struct {
+	Link Link
+
+	// MTU of the link in bytes, 576..65535; at least 1280 where an address is
+	// IPv6.
+	MTU uint32
+
+	// Addresses of the link. The host gets the address alone (/32, /128); the
+	// prefix length serves for the broadcast address and nothing else.
+	Addresses []netip.Prefix
+
+	// Broadcast is the IPv4 broadcast address; when it is not valid it is
+	// derived from the first IPv4 prefix.
+	Broadcast netip.Addr
+
+	// Include are the blocks that go into the tunnel, Exclude those that stay
+	// out. The longest prefix over both decides; a block in both is excluded.
+	Include, Exclude []netip.Prefix
+
+	// AllowLAN keeps the directly connected private subnets of physical
+	// interfaces out of a full tunnel.
+	AllowLAN bool
+
+	// AllowIPv4 and AllowIPv6 leave a family alone in which the tunnel has no
+	// address, where a full tunnel of the other family would block it.
+	AllowIPv4, AllowIPv6 bool
+
+	DNS DNS
+}
+
+// Link names the tunnel's interface.
+type Link struct {
+	Name  string
+	Index int
+
+	// Slot is the session's slot, 0..63. It decides the routing table.
+	Slot int
+}
+
+// DNS is what the tunnel's resolver configuration shall be. No servers: the
+// host's DNS is left alone.
+type DNS struct {
+	Servers []netip.Addr
+	Search  []string
+
+	// Match limits the servers to these domains (split DNS).
+	Match []string
+}
