@@ -1,0 +1,52 @@
+# vpnproviderd: `make help` lists the targets. Continuous integration (.ci/run)
+# runs nothing that is not a target here.
+
+PREFIX  ?= /usr
+DESTDIR ?=
+GO      ?= go
+FUZZTIME ?= 10s
+# The packages under test, for a quick look at a few: make test PKGS=./driver/...
+PKGS    ?= ./...
+
+tool = $(GO) tool -modfile=test/tools/go.mod
+
+.DEFAULT_GOAL := build
+.PHONY: help build deps test lint fmt fuzz demo install clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+build: ## all programs, into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+
+deps: ## what tests and demo need, with apt (as root)
+	@test/install-deps
+
+# CI makes a missing privilege or program a failure instead of a skipped test.
+test: deps ## every test: unit, bus and system (as root)
+	$(GO) vet $(PKGS)
+	$(GO) build $(PKGS)
+	CI=1 $(GO) test -race -shuffle=on -count=1 -timeout=25m $(PKGS)
+
+lint: ## golangci-lint, with the formatters
+	$(tool) golangci-lint run ./...
+
+fmt: ## gofumpt and the order of imports
+	$(tool) golangci-lint fmt ./...
+
+fuzz: ## every fuzz target for FUZZTIME (10s)
+	@set -e; for pkg in $$($(GO) list $(PKGS)); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+demo: deps build ## the main job, shown in network namespaces (as root)
+	@test/demo/run
+
+install: build ## below DESTDIR and PREFIX (/usr)
+	install -Dm755 -t $(DESTDIR)$(PREFIX)/bin $(filter-out bin/vpnproviderd,$(wildcard bin/*))
+
+clean: ## what build made
+	rm -rf bin dist
