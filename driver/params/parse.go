@@ -105,19 +105,13 @@ func (p *parser) addresses() {
 	if first, ok := p.text(keyAddress); ok {
 		p.address(keyAddress, first)
 	}
-	more := p.list(keyAddresses, MaxAddresses)
-	for _, s := range more {
+	for _, s := range p.list(keyAddresses, MaxAddresses) {
 		p.address(keyAddresses, s)
 	}
 	if n := len(p.out.Addresses); n > MaxAddresses {
 		p.refuseKey(keyAddresses, "and address make %d addresses, at most %d are allowed", n, MaxAddresses)
 	}
-	_, single := p.dict[keyAddress]
-	list, several := p.dict[keyAddresses]
-	if empty, ok := list.([]string); ok && len(empty) == 0 {
-		several = false
-	}
-	if !single && !several {
+	if len(p.out.Addresses) == 0 && len(p.problems) == 0 { // nothing given, or an empty list
 		p.refuseKey(keyAddress, "is missing, and so is addresses")
 	}
 }

@@ -99,7 +99,10 @@ func TestParseAccepts(t *testing.T) {
 		with("broadcastAddress", "255.255.255.255"),
 		with("domainSearch", []string{"a", "x-y.z_1", strings.Repeat("a", 63) + ".b", "xn--bcher-kva.example"}),
 		with("dnsServers", []string{"127.0.0.1", "::1", "169.254.169.253"}),
-		{"address": "10.8.0.1/31"}, {"address": "10.8.0.255/32"}, {"address": "10.8.0.0/24"}, {"address": "fd00::ffff/112"},
+		{"address": "10.8.0.1/31"},
+		{"address": "10.8.0.255/32"},
+		{"address": "10.8.0.0/24"},
+		{"address": "fd00::ffff/112"},
 	} {
 		if _, warnings := mustParse(t, dict); len(warnings) > 0 {
 			t.Errorf("Parse(%v) warns %q", dict, warnings)
@@ -195,12 +198,24 @@ func TestParseWrongTypes(t *testing.T) {
 		value any
 		want  string
 	}{
-		{"address", uint32(1), "u"}, {"address", ObjectPath("/"), "o"}, {"broadcastAddress", []byte{1}, "ay"},
-		{"inclusionList", "10.0.0.0/8", "s"}, {"exclusionList", []any{"x", int32(1)}, "(si)"},
-		{"dnsServers", [][]string{}, "aas"}, {"domainSearch", map[string]any{}, "a{sv}"},
-		{"mtu", int32(1500), "i"}, {"mtu", uint64(1500), "t"}, {"mtu", 1500.0, "d"}, {"mtu", nil, "nothing"},
-		{"allowLan", "true", "s"}, {"reconnect", byte(1), "y"}, {"reconnect", int16(1), "n"}, {"reconnect", nil, "nothing"},
-		{"matchDomains", uint16(1), "q"}, {"allowFamilies", int64(1), "x"}, {"addresses", []bool{}, "ab"},
+		{"address", uint32(1), "u"},
+		{"address", ObjectPath("/"), "o"},
+		{"broadcastAddress", []byte{1}, "ay"},
+		{"inclusionList", "10.0.0.0/8", "s"},
+		{"exclusionList", []any{"x", int32(1)}, "(si)"},
+		{"dnsServers", [][]string{}, "aas"},
+		{"domainSearch", map[string]any{}, "a{sv}"},
+		{"mtu", int32(1500), "i"},
+		{"mtu", uint64(1500), "t"},
+		{"mtu", 1500.0, "d"},
+		{"mtu", nil, "nothing"},
+		{"allowLan", "true", "s"},
+		{"reconnect", byte(1), "y"},
+		{"reconnect", int16(1), "n"},
+		{"reconnect", nil, "nothing"},
+		{"matchDomains", uint16(1), "q"},
+		{"allowFamilies", int64(1), "x"},
+		{"addresses", []bool{}, "ab"},
 	} {
 		_, _, err := Parse(with(c.key, c.value))
 		want := fmt.Sprintf("invalid parameters: %s has the type %s, it must be ", c.key, c.want)

@@ -46,6 +46,8 @@ func quote(s string) string {
 // Problems is all that is wrong with a dictionary, in the order of the keys in
 // the documentation, unknown keys last. As an error it is one sentence. It
 // must not be returned as an error where it is empty: use Join.
+//
+//nolint:errname // a list first, an error where it has entries
 type Problems []Problem
 
 // shownPerKey is how many problems of one key Error spells out, all unknown
@@ -83,7 +85,7 @@ func Join(errs ...error) error {
 	var problems Problems
 	var others []error
 	for _, err := range errs {
-		if p := (Problems)(nil); errors.As(err, &p) {
+		if p, ok := errors.AsType[Problems](err); ok {
 			problems = append(problems, p...)
 		} else if err != nil {
 			others = append(others, err)

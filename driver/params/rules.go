@@ -153,5 +153,6 @@ func domainFault(name string) string {
 }
 
 func notInLabel(r rune) bool {
-	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_')
+	const allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+	return !strings.ContainsRune(allowed, r)
 }

@@ -34,39 +34,19 @@ func typeSignature(t reflect.Type) string {
 	case "Variant":
 		return "v"
 	}
-	switch t.Kind() {
-	case reflect.Slice, reflect.Array:
+	kind := t.Kind()
+	if kind == reflect.Slice || kind == reflect.Array {
 		return "a" + typeSignature(t.Elem())
-	case reflect.Map:
+	}
+	if kind == reflect.Map {
 		return "a{" + typeSignature(t.Key()) + typeSignature(t.Elem()) + "}"
 	}
-	return basicSignature(t.Kind())
-}
-
-func basicSignature(kind reflect.Kind) string {
-	switch kind {
-	case reflect.String:
-		return "s"
-	case reflect.Bool:
-		return "b"
-	case reflect.Uint8:
-		return "y"
-	case reflect.Int16:
-		return "n"
-	case reflect.Uint16:
-		return "q"
-	case reflect.Int32:
-		return "i"
-	case reflect.Uint32:
-		return "u"
-	case reflect.Int64:
-		return "x"
-	case reflect.Uint64:
-		return "t"
-	case reflect.Float64:
-		return "d"
-	case reflect.Interface:
-		return "v"
+	letters := map[reflect.Kind]string{
+		reflect.String: "s", reflect.Bool: "b", reflect.Uint8: "y", reflect.Int16: "n", reflect.Uint16: "q", reflect.Int32: "i",
+		reflect.Uint32: "u", reflect.Int64: "x", reflect.Uint64: "t", reflect.Float64: "d", reflect.Interface: "v",
+	}
+	if letter, ok := letters[kind]; ok {
+		return letter
 	}
 	return kind.String()
 }
