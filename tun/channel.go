@@ -1,0 +1,124 @@
+package tun
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// NewChannel makes a channel. Ours is for Tunnel.Attach, theirs for the
+// client; both are nonblocking and closed on exec. The caller owns both.
+//
+// The send buffers keep their default size: bigger ones are slower and add
+// delay.
+func NewChannel() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot make a channel: %w", os.NewSyscallError("socketpair", err))
+	}
+	return os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "client channel"), nil
+}
+
+// CheckChannel tells whether f can serve as a channel: a connected AF_UNIX
+// SOCK_SEQPACKET socket. If not, the error says what it is. It leaves f as it
+// is, and open.
+//
+// A datagram socket is refused: its end can be connected elsewhere by who
+// holds it, and its reader does not see the peer close.
+func CheckChannel(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("cannot use the channel: %w", err)
+	}
+	var problem error
+	if err := raw.Control(func(fd uintptr) { problem = checkSocket(int(fd)) }); err != nil {
+		return fmt.Errorf("cannot use the channel: %w", err)
+	}
+	return problem
+}
+
+func checkSocket(fd int) error {
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if errors.Is(err, unix.ENOTSOCK) {
+		return errors.New("the channel is not a socket")
+	} else if err != nil {
+		return fmt.Errorf("cannot use the channel: %w", os.NewSyscallError("getsockopt", err))
+	}
+	if domain != unix.AF_UNIX {
+		return fmt.Errorf("the channel is a socket of address family %d, not AF_UNIX", domain)
+	}
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil {
+		return fmt.Errorf("cannot use the channel: %w", os.NewSyscallError("getsockopt", err))
+	}
+	switch kind {
+	case unix.SOCK_SEQPACKET:
+	case unix.SOCK_STREAM:
+		return errors.New("the channel is a stream socket, not SOCK_SEQPACKET")
+	case unix.SOCK_DGRAM:
+		return errors.New("the channel is a datagram socket, not SOCK_SEQPACKET")
+	default:
+		return fmt.Errorf("the channel is a socket of type %d, not SOCK_SEQPACKET", kind)
+	}
+	if _, err := unix.Getpeername(fd); err != nil {
+		return errors.New("the channel is a socket that is not connected")
+	}
+	return nil
+}
+
+// channel is an attached channel. It ends by its file being closed, by
+// whoever; its receiving goroutine then takes it off the tunnel.
+type channel struct {
+	file *os.File
+	raw  syscall.RawConn
+
+	// failure is why the sending direction ended it, if that was first.
+	failure atomic.Pointer[error]
+
+	// done is closed once the tunnel's channel is this one no more.
+	done chan struct{}
+}
+
+// newChannel takes f over and closes it. The channel has a duplicate that is
+// certain to be nonblocking and known to Go's poller, whatever f was.
+func newChannel(f *os.File) (*channel, error) {
+	defer f.Close()
+	if err := CheckChannel(f); err != nil {
+		return nil, err
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the channel: %w", err)
+	}
+	var file *os.File
+	var problem error
+	err = raw.Control(func(fd uintptr) {
+		own, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			problem = os.NewSyscallError("fcntl", err)
+			return
+		}
+		problem = os.NewSyscallError("fcntl", unix.SetNonblock(own, true))
+		file = os.NewFile(uintptr(own), "channel")
+	})
+	if err = errors.Join(err, problem); err == nil {
+		raw, err = file.SyscallConn()
+	}
+	if err != nil {
+		if file != nil {
+			file.Close()
+		}
+		return nil, fmt.Errorf("cannot use the channel: %w", err)
+	}
+	return &channel{file: file, raw: raw, done: make(chan struct{})}, nil
+}
+
+// fail ends the channel because of err.
+func (c *channel) fail(err error) {
+	c.failure.CompareAndSwap(nil, &err)
+	c.file.Close()
+}
