@@ -1,0 +1,221 @@
+package driver
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+)
+
+// NewConfig is what CreateConfig makes.
+type NewConfig struct {
+	App, Name   string
+	Owner       uint32
+	Data        Data
+	AutoConnect bool
+}
+
+// CreateConfig makes a config. It is the provider's where the app's
+// registered connection asks, the platform's otherwise; then the provider is
+// told, now or when it comes.
+func (m *Manager) CreateConfig(by Caller, n NewConfig) (ConfigID, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !by.sees(n.Owner) {
+		return "", Errorf(KindNotAuthorized, "the caller may not create configs of uid %d", n.Owner)
+	}
+	app, err := m.ownApp(by, n.App)
+	if err != nil {
+		return "", err
+	}
+	if err := cmp.Or(checkName(n.Name), n.Data.check()); err != nil {
+		return "", err
+	}
+	id := NewConfigID(n.Owner, app, n.Name)
+	if m.configs[id] != nil {
+		return "", Errorf(KindAlreadyExists, "app %q has a config %q already", app, n.Name)
+	}
+	if err := m.room(n.Owner); err != nil {
+		return "", err
+	}
+	p := m.providers[providerKey{n.Owner, app}]
+	c := &config{ConfigInfo: ConfigInfo{
+		ID: id, App: app, Name: n.Name, Owner: n.Owner, Source: SourcePlatform, State: Idle,
+		Data: n.Data, AutoConnect: n.AutoConnect,
+	}}
+	if p != nil && p.conn == by.Conn {
+		c.Source, c.delivered = SourceProvider, true
+	}
+	if err := m.opts.Store.Save(c.record()); err != nil {
+		return "", Errorf(KindFailed, "cannot save the config %q: %v", n.Name, err)
+	}
+	delete(m.forgotten, id)
+	m.configs[id] = c
+	m.tell(ConfigAdded{Config: c.ConfigInfo})
+	if p != nil {
+		m.created(c, p.conn)
+	}
+	return id, nil
+}
+
+// room must be called with mu held.
+func (m *Manager) room(owner uint32) error {
+	own := 0
+	for _, c := range m.configs {
+		if c.Owner == owner {
+			own++
+		}
+	}
+	switch {
+	case own >= m.opts.ConfigsPerUser:
+		return Errorf(KindLimitExceeded, "uid %d has %d configs, %d are allowed", owner, own, m.opts.ConfigsPerUser)
+	case len(m.configs) >= m.opts.Configs:
+		return Errorf(KindLimitExceeded, "there are %d configs, %d are allowed", len(m.configs), m.opts.Configs)
+	}
+	return nil
+}
+
+// FindConfig gives the config of that name.
+func (m *Manager) FindConfig(by Caller, owner uint32, app, name string) (ConfigID, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	app, err := m.ownApp(by, app)
+	if err != nil {
+		return "", err
+	}
+	c, err := m.visible(by, NewConfigID(owner, app, name))
+	if err != nil {
+		return "", Errorf(KindNotFound, "app %q has no config %q", app, name)
+	}
+	return c.ID, nil
+}
+
+// Config as the caller may see it.
+func (m *Manager) Config(by Caller, id ConfigID) (ConfigInfo, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c, err := m.visible(by, id)
+	if err != nil {
+		return ConfigInfo{}, err
+	}
+	return c.ConfigInfo, nil
+}
+
+// Configs that the caller may see, by app and name.
+func (m *Manager) Configs(by Caller) []ConfigInfo {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []ConfigInfo
+	for _, c := range m.configs {
+		if by.sees(c.Owner) {
+			list = append(list, c.ConfigInfo)
+		}
+	}
+	slices.SortFunc(list, func(a, b ConfigInfo) int {
+		return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Owner, b.Owner))
+	})
+	return list
+}
+
+// ConfigChanges is what UpdateConfig changes; nil leaves it.
+type ConfigChanges struct {
+	Data        *Data
+	AutoConnect *bool
+}
+
+// UpdateConfig changes a config, all or nothing.
+func (m *Manager) UpdateConfig(by Caller, id ConfigID, changes ConfigChanges) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c, err := m.visible(by, id)
+	if err != nil {
+		return err
+	}
+	wanted := c.record()
+	if changes.Data != nil {
+		if err := changes.Data.check(); err != nil {
+			return err
+		}
+		wanted.Data = maps.Clone(*changes.Data)
+	}
+	if changes.AutoConnect != nil {
+		wanted.AutoConnect = *changes.AutoConnect
+	}
+	if err := m.opts.Store.Save(wanted); err != nil {
+		return Errorf(KindFailed, "cannot save the config %q: %v", c.Name, err)
+	}
+	m.change(c, func(i *ConfigInfo) { i.Data, i.AutoConnect = wanted.Data, wanted.AutoConnect })
+	return nil
+}
+
+// AskToConfigure sends the config's provider a UI event for it.
+func (m *Manager) AskToConfigure(by Caller, id ConfigID, event string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c, err := m.visible(by, id)
+	if err != nil {
+		return err
+	}
+	p, err := m.running(providerKey{c.Owner, c.App})
+	if err != nil {
+		return err
+	}
+	m.tell(UIEvent{To: p.conn, Event: event, Config: id})
+	return nil
+}
+
+// DestroyConfig removes a config: quietly for its provider, like RemoveConfig
+// for others. It returns when its session is undone.
+func (m *Manager) DestroyConfig(by Caller, id ConfigID) error {
+	return m.remove(by, id, func(p *provider) bool { return p == nil || p.conn != by.Conn })
+}
+
+// RemoveConfig removes a config and tells its provider, now or when it comes.
+// It returns when its session is undone.
+func (m *Manager) RemoveConfig(by Caller, id ConfigID) error {
+	return m.remove(by, id, func(*provider) bool { return true })
+}
+
+func (m *Manager) remove(by Caller, id ConfigID, tells func(*provider) bool) error {
+	for {
+		m.mu.Lock()
+		c, err := m.visible(by, id)
+		if err != nil {
+			m.mu.Unlock()
+			return err
+		}
+		c.cancelWaiting()
+		if c.Session == 0 {
+			defer m.mu.Unlock()
+			p := m.providers[providerKey{c.Owner, c.App}]
+			return m.forget(c, p, tells(p))
+		}
+		undone := m.active.endLocked(EventStop, ReasonRemoved)
+		m.mu.Unlock()
+		<-undone
+	}
+}
+
+// forget must be called with mu held, for a config without a session.
+func (m *Manager) forget(c *config, p *provider, tell bool) error {
+	r := c.record()
+	r.Removed = tell && p == nil && c.delivered
+	var err error
+	if r.Removed {
+		err = m.opts.Store.Save(r)
+	} else {
+		err = m.opts.Store.Delete(c.Owner, c.ID)
+	}
+	if err != nil {
+		return Errorf(KindFailed, "cannot remove the config %q: %v", c.Name, err)
+	}
+	if r.Removed {
+		r.Data = nil
+		m.forgotten[c.ID] = r
+	}
+	if tell && p != nil {
+		m.tell(ConfigRemoved{To: p.conn, ID: c.ID, Name: c.Name})
+	}
+	delete(m.configs, c.ID)
+	m.tell(ConfigGone{Config: c.ConfigInfo})
+	return nil
+}

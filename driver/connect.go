@@ -1,0 +1,221 @@
+package driver
+
+import (
+	"context"
+	"time"
+)
+
+// Connect is what a Connect call brings along.
+type Connect struct {
+	// Authorize asks whether the caller may connect; it may wait for a
+	// person. nil: it may.
+	Authorize func(context.Context) error
+
+	// Override asks whether the caller may end the session of another user.
+	// nil: it may not, unless it manages what belongs to others.
+	Override func(context.Context) error
+
+	// Waiting is told, once, that the call will wait for something.
+	Waiting func()
+}
+
+// attempt is a Connect that has no session yet; Disconnect cancels it.
+type attempt struct{ cancel context.CancelCauseFunc }
+
+func (c *config) cancelWaiting() {
+	for a := range c.waiting {
+		a.cancel(errCancelled)
+	}
+}
+
+var errCancelled = Errorf(KindFailed, "cancelled")
+
+// Connect gives the config a session, or the one that it has. It returns when
+// the session exists and the provider was told; cancelling ctx, Disconnect
+// and removal end it earlier.
+func (m *Manager) Connect(ctx context.Context, by Caller, id ConfigID, req Connect) (SessionID, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	m.mu.Lock()
+	c, err := m.visible(by, id)
+	if err != nil {
+		m.mu.Unlock()
+		return 0, err
+	}
+	if c.Session != 0 && c.State != Disconnecting {
+		defer m.mu.Unlock()
+		return c.Session, nil
+	}
+	a := &attempt{cancel: cancel}
+	if c.waiting == nil {
+		c.waiting = make(map[*attempt]struct{})
+	}
+	c.waiting[a] = struct{}{}
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		delete(c.waiting, a)
+		m.mu.Unlock()
+	}()
+	session, err := m.connect(ctx, by, c, req)
+	if err != nil && ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	return session, err
+}
+
+func (m *Manager) connect(ctx context.Context, by Caller, c *config, req Connect) (SessionID, error) {
+	if req.Authorize != nil {
+		if err := req.Authorize(ctx); err != nil {
+			return 0, err
+		}
+	}
+	select {
+	case m.connecting <- struct{}{}:
+	default:
+		req.waits()
+		if err := acquire(ctx, m.connecting); err != nil {
+			return 0, err
+		}
+	}
+	defer func() { <-m.connecting }()
+	if err := m.makeWay(ctx, by, c, req); err != nil {
+		return 0, err
+	}
+	return m.open(ctx, c)
+}
+
+func (r Connect) waits() {
+	if r.Waiting != nil {
+		r.Waiting()
+	}
+}
+
+// makeWay ends the session that is in the way of a new one of c.
+func (m *Manager) makeWay(ctx context.Context, by Caller, c *config, req Connect) error {
+	for {
+		m.mu.Lock()
+		s := m.active
+		if _, err := m.running(providerKey{c.Owner, c.App}); err != nil || s == nil || s.config == c && s.state != Disconnecting {
+			m.mu.Unlock()
+			return err
+		}
+		foreign := s.state != Disconnecting && s.config.Owner != c.Owner
+		m.mu.Unlock()
+		if foreign {
+			if err := mayOverride(ctx, by, req); err != nil {
+				return err
+			}
+		}
+		req.waits()
+		select {
+		case <-s.end(EventStop, ReasonReplaced):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func mayOverride(ctx context.Context, by Caller, req Connect) error {
+	if by.managesOthers() {
+		return nil
+	}
+	if req.Override == nil || req.Override(ctx) != nil {
+		return Errorf(KindBusy, "another user is connected")
+	}
+	return nil
+}
+
+// open makes the session. m.connecting is held.
+func (m *Manager) open(ctx context.Context, c *config) (SessionID, error) {
+	m.mu.Lock()
+	if m.down {
+		m.mu.Unlock()
+		return 0, Errorf(KindFailed, "the service is shutting down")
+	}
+	if m.configs[c.ID] != c {
+		m.mu.Unlock()
+		return 0, notFound("config", string(c.ID))
+	}
+	if c.Session != 0 {
+		defer m.mu.Unlock()
+		return c.Session, nil
+	}
+	p, err := m.running(providerKey{c.Owner, c.App})
+	if err != nil {
+		m.mu.Unlock()
+		return 0, err
+	}
+	slot, err := m.takeSlot()
+	m.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	s, err := m.newSession(ctx, c, p, slot)
+	if err != nil {
+		m.freeSlot(slot)
+		return 0, m.openFailed(c, err)
+	}
+	return m.begin(ctx, s)
+}
+
+// begin publishes a session whose TUN exists.
+func (m *Manager) begin(ctx context.Context, s *session) (SessionID, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var err error
+	switch {
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case m.down:
+		err = Errorf(KindFailed, "the service is shutting down")
+	case m.configs[s.config.ID] != s.config:
+		err = notFound("config", string(s.config.ID))
+	default:
+		var p *provider
+		if p, err = m.running(s.provider); err == nil && p.conn != s.conn {
+			err = Errorf(KindProviderNotRunning, "the provider of app %q was replaced", s.provider.app)
+		}
+	}
+	if err != nil {
+		close(s.ready)
+		s.cancel()
+		m.closeTunnel(s.tunnel, s.link)
+		return 0, err
+	}
+	m.active = s
+	s.transition(EventConnect)
+	s.timer = time.AfterFunc(m.opts.ConnectTimeout, func() { s.end(EventTimeout, ReasonTimeout) })
+	s.message(MessageConnected, "")
+	close(s.ready)
+	return s.id, nil
+}
+
+// openFailed records why there is no TUN.
+func (m *Manager) openFailed(c *config, cause error) error {
+	m.log.Error("cannot open the tunnel", "CONFIG", c.ID, "APP", c.App, "error", cause)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out, _ := next(c.State, EventOpenFailed, false, Idle)
+	m.change(c, func(i *ConfigInfo) { i.State, i.FailureReason = out.next, ReasonInternal+cause.Error() })
+	return Errorf(KindFailed, "cannot open the tunnel: %v", cause)
+}
+
+// Disconnect ends the config's session, and Connects that wait for one. It
+// returns when everything is undone; without a session it does nothing.
+func (m *Manager) Disconnect(by Caller, id ConfigID) error {
+	m.mu.Lock()
+	c, err := m.visible(by, id)
+	if err != nil {
+		m.mu.Unlock()
+		return err
+	}
+	c.cancelWaiting()
+	undone := closed()
+	if c.Session != 0 {
+		undone = m.active.endLocked(EventStop, ReasonUser)
+	}
+	m.mu.Unlock()
+	<-undone
+	return nil
+}

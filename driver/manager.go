@@ -1,0 +1,212 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/vpnprovider/vpnproviderd/routing"
+)
+
+// Slots is how many tunnels can exist at a time: the live one and those that
+// are being closed.
+const Slots = 64
+
+// Sources of a config.
+const (
+	SourceProvider = "provider"
+	SourcePlatform = "platform"
+)
+
+// Options of a Manager. All but Log are required; zero durations and limits
+// take their defaults.
+type Options struct {
+	Network  Network
+	Host     Host
+	Opener   Opener
+	Store    Store
+	Observer Observer
+	Packets  PacketReceiver
+	Log      *slog.Logger
+
+	// NextSession gives the number of a new session.
+	NextSession func() (SessionID, error)
+
+	// ConnectTimeout is how long connecting and reconnecting may take, 5
+	// minutes by default.
+	ConnectTimeout time.Duration
+
+	// ChannelTimeout is how long a session lives on after its client ended
+	// the channel, 5 seconds by default.
+	ChannelTimeout time.Duration
+
+	// ConfigsPerUser and Configs limit how many configs there may be, 128 and
+	// 1,024 by default.
+	ConfigsPerUser, Configs int
+}
+
+// Manager is the domain: providers, configs and the session. Its methods may
+// be called concurrently.
+type Manager struct {
+	opts Options
+	log  *slog.Logger
+
+	// connecting is held by the one Connect that ends the earlier session and
+	// opens a TUN.
+	connecting chan struct{}
+
+	// closing are the tunnels that are being closed in the background.
+	closing sync.WaitGroup
+
+	mu        sync.Mutex // protects everything below and in config, provider, session
+	configs   map[ConfigID]*config
+	forgotten map[ConfigID]Record // removed, their provider was not told yet
+	providers map[providerKey]*provider
+	active    *session // the one that is not undone yet
+	slots     [Slots]bool
+	down      bool // Shutdown was called
+}
+
+// config is a ConfigInfo that lives.
+type config struct {
+	ConfigInfo
+	delivered bool
+	waiting   map[*attempt]struct{} // Connects that have not got a session yet
+}
+
+func (c *config) record() Record {
+	return Record{
+		App: c.App, Name: c.Name, Owner: c.Owner, Source: c.Source, Data: c.Data,
+		AutoConnect: c.AutoConnect, LastConnected: c.LastConnected, Delivered: c.delivered,
+	}
+}
+
+// NewManager loads what is stored.
+func NewManager(opts Options) (*Manager, error) {
+	m := &Manager{
+		opts:       withDefaults(opts),
+		connecting: make(chan struct{}, 1),
+		configs:    make(map[ConfigID]*config),
+		forgotten:  make(map[ConfigID]Record),
+		providers:  make(map[providerKey]*provider),
+	}
+	m.log = m.opts.Log
+	records, err := m.opts.Store.Load()
+	if err != nil {
+		return nil, fmt.Errorf("cannot load the configs: %w", err)
+	}
+	for _, r := range records {
+		if r.Removed {
+			m.forgotten[r.ID()] = r
+			continue
+		}
+		m.configs[r.ID()] = &config{
+			ConfigInfo: ConfigInfo{
+				ID: r.ID(), App: r.App, Name: r.Name, Owner: r.Owner, Source: r.Source, State: Idle,
+				Data: r.Data, AutoConnect: r.AutoConnect, LastConnected: r.LastConnected,
+			},
+			delivered: r.Delivered,
+		}
+	}
+	return m, nil
+}
+
+func withDefaults(o Options) Options {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.ConnectTimeout == 0 {
+		o.ConnectTimeout = 5 * time.Minute
+	}
+	if o.ChannelTimeout == 0 {
+		o.ChannelTimeout = 5 * time.Second
+	}
+	if o.ConfigsPerUser == 0 {
+		o.ConfigsPerUser = 128
+	}
+	if o.Configs == 0 {
+		o.Configs = 1024
+	}
+	return o
+}
+
+// Shutdown ends the session and returns when everything is undone. No session
+// begins after it.
+func (m *Manager) Shutdown() {
+	m.mu.Lock()
+	m.down = true
+	for _, c := range m.configs {
+		c.cancelWaiting()
+	}
+	m.mu.Unlock()
+	m.connecting <- struct{}{} // and nobody else gets it any more
+	m.mu.Lock()
+	s := m.active
+	m.mu.Unlock()
+	if s != nil {
+		<-s.end(EventStop, ReasonShutdown)
+	}
+	m.closing.Wait()
+}
+
+// tell must be called with mu held.
+func (m *Manager) tell(n Notice) { m.opts.Observer.Observe(n) }
+
+// change edits a config and tells of it. It must be called with mu held.
+func (m *Manager) change(c *config, edit func(*ConfigInfo)) {
+	before := c.ConfigInfo
+	edit(&c.ConfigInfo)
+	m.tell(ConfigChanged{Before: before, After: c.ConfigInfo})
+}
+
+// visible finds a config that the caller may see. It must be called with mu
+// held.
+func (m *Manager) visible(by Caller, id ConfigID) (*config, error) {
+	c := m.configs[id]
+	if c == nil || !by.sees(c.Owner) {
+		return nil, notFound("config", string(id))
+	}
+	return c, nil
+}
+
+// takeSlot must be called with mu held.
+func (m *Manager) takeSlot() (int, error) {
+	for k, taken := range m.slots {
+		if !taken {
+			m.slots[k] = true
+			return k, nil
+		}
+	}
+	return 0, Errorf(KindLimitExceeded, "%d tunnels are still being closed", Slots)
+}
+
+func (m *Manager) freeSlot(k int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.slots[k] = false
+}
+
+// closeTunnel closes in the background: the kernel takes about 20 ms for it,
+// which neither a reply nor the next session should wait for.
+func (m *Manager) closeTunnel(t Tunnel, link routing.Link) {
+	m.closing.Go(func() {
+		if err := t.Close(); err != nil {
+			m.log.Error("cannot close the tunnel", "interface", link.Name, "error", err)
+		}
+		m.freeSlot(link.Slot)
+	})
+}
+
+func microseconds(t time.Time) uint64 { return uint64(t.UnixMicro()) }
+
+// acquire takes a token of a one-place semaphore.
+func acquire(ctx context.Context, sem chan struct{}) error {
+	select {
+	case sem <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,99 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/vpnprovider/vpnproviderd/driver/params"
+	"github.com/vpnprovider/vpnproviderd/routing"
+)
+
+// applyTimeout bounds one change of the network; callers on the bus give up
+// after 25 s.
+const applyTimeout = 20 * time.Second
+
+// SetParameters validates all, then applies all or nothing. The dictionary
+// holds Go values of D-Bus types. It gives warnings, one sentence each.
+func (m *Manager) SetParameters(ctx context.Context, by Caller, id SessionID, dict map[string]any) ([]string, error) {
+	var s *session
+	if err := m.owned(by, id, func(own *session) error { s = own; return nil }); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
+	defer cancel()
+	// The session's end takes the place of whatever is being applied.
+	stop := context.AfterFunc(s.ctx, cancel)
+	defer stop()
+	if err := acquire(ctx, s.work); err != nil {
+		return nil, s.abandoned(err)
+	}
+	defer func() { <-s.work }()
+
+	p, host, warnings, err := m.check(ctx, s, dict)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.apply(ctx, s, p, host); err != nil {
+		return nil, s.abandoned(err)
+	}
+	return warnings, nil
+}
+
+// check parses the dictionary and holds it against the host. Every problem is
+// named.
+func (m *Manager) check(ctx context.Context, s *session, dict map[string]any) (params.Parameters, params.Host, []string, error) {
+	p, warnings, parseErr := params.Parse(dict)
+	host, err := m.opts.Host.Facts(ctx, s.link.Index)
+	if err != nil {
+		return p, host, nil, Errorf(KindFailed, "cannot read the host's network: %v", err)
+	}
+	if err := params.Join(parseErr, p.Conflicts(host)); err != nil {
+		return p, host, nil, Errorf(KindInvalidParameter, "%v", err)
+	}
+	return p, host, warnings, nil
+}
+
+// apply makes the parameters hold. session.work is held.
+func (m *Manager) apply(ctx context.Context, s *session, p params.Parameters, host params.Host) error {
+	if err := m.opts.Network.Apply(ctx, network(p, s.link)); err != nil {
+		return Errorf(KindFailed, "cannot apply the parameters: %v", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.state == Disconnecting {
+		return Errorf(KindWrongState, "session %d is ending", s.id)
+	}
+	err := s.tunnel.Permit(Traffic{
+		Addresses: addresses(p.Addresses), Include: p.Inclusion, Exclude: p.Exclusion,
+		Host: host.Addresses, MTU: int(p.MTU),
+	})
+	if err != nil {
+		// The network has the new parameters and the tunnel cannot follow.
+		s.endLocked(EventBroken, ReasonInternal+err.Error())
+		return Errorf(KindFailed, "cannot set the packet filter: %v", err)
+	}
+	s.timer.Stop()
+	s.transition(EventParameters, func() { s.params, s.set = p, true })
+	return nil
+}
+
+// abandoned tells the end of the session from other failures.
+func (s *session) abandoned(err error) error {
+	if s.ctx.Err() != nil {
+		return Errorf(KindWrongState, "session %d is ending", s.id)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return Errorf(KindTimeout, "the parameters could not be applied within %s", applyTimeout)
+	}
+	return err
+}
+
+func network(p params.Parameters, link routing.Link) routing.Config {
+	return routing.Config{
+		Link: link, MTU: p.MTU, Addresses: p.Addresses, Broadcast: p.Broadcast,
+		Include: p.Inclusion, Exclude: p.Exclusion,
+		AllowLAN: p.AllowLAN, AllowIPv4: p.AllowIPv4, AllowIPv6: p.AllowIPv6,
+		DNS: routing.DNS{Servers: p.DNSServers, Search: p.DomainSearch, Match: p.MatchDomains},
+	}
+}

@@ -1,0 +1,125 @@
+package driver
+
+import (
+	"context"
+	"net/netip"
+	"os"
+
+	"github.com/vpnprovider/vpnproviderd/driver/params"
+	"github.com/vpnprovider/vpnproviderd/routing"
+)
+
+// Network is the host's network, as routing.Network is: Apply goes to the
+// wanted state or, with an error, leaves the previous one. The zero Config
+// undoes everything.
+type Network interface {
+	Apply(ctx context.Context, want routing.Config) error
+}
+
+// Host tells what is on this host and exempts sockets from the tunnel.
+type Host interface {
+	// Facts are what parameters must not collide with. The addresses are
+	// those of every interface but the one with the index except.
+	Facts(ctx context.Context, except int) (params.Host, error)
+
+	// Protect exempts one socket. It does not keep the file. bound are the
+	// tunnel's addresses: a socket bound to one is refused. Errors are Errors
+	// of this package.
+	Protect(socket *os.File, bound []netip.Addr) error
+}
+
+// Opener makes tunnels and channels.
+type Opener interface {
+	// Open makes the TUN of a slot, down and without addresses, and begins to
+	// serve it.
+	Open(ctx context.Context, slot int, events TunnelEvents) (routing.Link, Tunnel, error)
+
+	// NewChannel makes a connected pair; the caller owns both ends.
+	NewChannel() (ours, theirs *os.File, err error)
+
+	// CheckChannel says why f cannot be a channel.
+	CheckChannel(f *os.File) error
+}
+
+// TunnelEvents is what a tunnel tells. The functions are called from
+// goroutines of the tunnel and may take their time.
+type TunnelEvents struct {
+	// ChannelClosed: the client ended the channel.
+	ChannelClosed func(err error)
+
+	// Failed: the TUN died.
+	Failed func(err error)
+
+	// Packet takes packets for the client while there is no channel. nil: the
+	// packets wait in the TUN.
+	Packet func(packet []byte) error
+}
+
+// Tunnel moves packets between a TUN and a client. Methods may be called
+// concurrently; after Close they fail or do nothing.
+type Tunnel interface {
+	// Permit sets what passes. Before the first call nothing does.
+	Permit(t Traffic) error
+
+	// Attach makes ch the channel, in place of an earlier one, which is
+	// closed. It owns ch from then on, also where it fails.
+	Attach(ch *os.File) error
+
+	// Send puts one packet into the TUN, through the same filter.
+	Send(packet []byte) error
+
+	Statistics() map[string]uint64
+
+	// Close ends the channel and removes the TUN.
+	Close() error
+}
+
+// Traffic is what a tunnel lets through.
+type Traffic struct {
+	Addresses        []netip.Addr // of the tunnel
+	Include, Exclude []netip.Prefix
+	Host             []netip.Addr // the host's other addresses
+	MTU              int
+}
+
+// Store keeps records over restarts. Save is durable when it returns.
+type Store interface {
+	// Load gives all records that can be read. Damaged ones are set aside,
+	// not returned as an error.
+	Load() ([]Record, error)
+	Save(r Record) error
+	Delete(owner uint32, id ConfigID) error
+}
+
+// Record is what is stored of a config.
+type Record struct {
+	App           string
+	Name          string
+	Owner         uint32
+	Source        string
+	Data          Data
+	AutoConnect   bool
+	LastConnected uint64 // microseconds since the epoch
+
+	// Delivered: the provider knows of the config.
+	Delivered bool
+
+	// Removed: the config is no more, but its provider has not been told.
+	Removed bool
+}
+
+// ID of the record's config.
+func (r Record) ID() ConfigID { return NewConfigID(r.Owner, r.App, r.Name) }
+
+// Observer is told what happened, in the order in which it happened. It is
+// called with the manager's lock held: it must not block and not call back.
+type Observer interface {
+	Observe(n Notice)
+}
+
+// PacketReceiver hands packets to a provider that has no channel. Receive may
+// block until ctx ends, and then no more packets are read. The packet is valid
+// during the call.
+type PacketReceiver interface {
+	Receive(ctx context.Context, to string, session SessionID, packet []byte) error
+}

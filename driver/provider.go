@@ -1,0 +1,263 @@
+package driver
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+)
+
+type providerKey struct {
+	uid uint32
+	app string
+}
+
+// provider is a registered one.
+type provider struct {
+	providerKey
+	ProviderOptions
+	conn string
+}
+
+// ProviderOptions is what a provider says of itself.
+type ProviderOptions struct {
+	DisplayName string
+	Icon        string
+
+	// PacketSignals: it wants packets by signal while it has no channel. It
+	// counts for the sessions that begin after it was said.
+	PacketSignals bool
+}
+
+// ProviderInfo is a provider as others of its user see it.
+type ProviderInfo struct {
+	ProviderOptions
+	App        string
+	Registered bool
+}
+
+// RegisterProvider makes the caller's connection the provider of app, and
+// gives the app's configs. What the platform did with them meanwhile is told
+// before it returns. With replace it takes over from another connection of
+// the uid, whose sessions end first.
+func (m *Manager) RegisterProvider(by Caller, app string, opts ProviderOptions, replace bool) ([]ConfigID, error) {
+	if err := checkText("displayName", opts.DisplayName); err != nil {
+		return nil, err
+	}
+	if err := checkText("icon", opts.Icon); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	app, err := m.ownApp(by, app)
+	if err != nil {
+		m.mu.Unlock()
+		return nil, err
+	}
+	key := providerKey{by.UID, app}
+	for {
+		p := m.providers[key]
+		if p == nil || p.conn == by.Conn {
+			break
+		}
+		if !replace {
+			m.mu.Unlock()
+			return nil, Errorf(KindAlreadyExists, "app %q has a provider already; the option replace takes over from it", app)
+		}
+		undone := m.dropProvider(p)
+		m.mu.Unlock()
+		<-undone
+		m.mu.Lock()
+	}
+	defer m.mu.Unlock()
+	m.providers[key] = &provider{providerKey: key, ProviderOptions: opts, conn: by.Conn}
+	m.deliver(key, by.Conn)
+	return m.configsOf(key), nil
+}
+
+// ownApp says which app is meant: the empty one is the only one that the
+// caller has registered. It must be called with mu held.
+func (m *Manager) ownApp(by Caller, app string) (string, error) {
+	if app != "" {
+		return app, checkApp(app)
+	}
+	var own []string
+	for key, p := range m.providers {
+		if p.conn == by.Conn {
+			own = append(own, key.app)
+		}
+	}
+	if len(own) != 1 {
+		return "", Errorf(KindInvalidParameter, "no app is named, and the caller is the provider of %d", len(own))
+	}
+	return own[0], nil
+}
+
+// deliver tells a provider that has just come of the configs that were
+// created and removed without it. It must be called with mu held.
+func (m *Manager) deliver(key providerKey, conn string) {
+	for _, r := range m.forgotten {
+		if r.Owner != key.uid || r.App != key.app {
+			continue
+		}
+		m.tell(ConfigRemoved{To: conn, ID: r.ID(), Name: r.Name})
+		m.erase(r)
+	}
+	for _, id := range m.configsOf(key) {
+		m.created(m.configs[id], conn)
+	}
+}
+
+// created tells a provider of a config, once. It must be called with mu held.
+func (m *Manager) created(c *config, conn string) {
+	if c.delivered {
+		return
+	}
+	c.delivered = true
+	m.tell(ConfigCreated{To: conn, Config: c.ConfigInfo})
+	m.save(c)
+}
+
+// save keeps what cannot be refused any more; that it failed is logged. It
+// must be called with mu held.
+func (m *Manager) save(c *config) {
+	if err := m.opts.Store.Save(c.record()); err != nil {
+		m.log.Error("cannot save a config", "config", c.ID, "error", err)
+	}
+}
+
+// erase must be called with mu held.
+func (m *Manager) erase(r Record) {
+	delete(m.forgotten, r.ID())
+	if err := m.opts.Store.Delete(r.Owner, r.ID()); err != nil {
+		m.log.Error("cannot delete a stored config", "config", r.ID(), "error", err)
+	}
+}
+
+// UnregisterProvider ends the app's sessions; its configs stay.
+func (m *Manager) UnregisterProvider(by Caller, app string) error {
+	m.mu.Lock()
+	app, err := m.ownApp(by, app)
+	if err != nil {
+		m.mu.Unlock()
+		return err
+	}
+	p := m.providers[providerKey{by.UID, app}]
+	if p == nil || p.conn != by.Conn {
+		m.mu.Unlock()
+		return Errorf(KindNotFound, "the caller is not the provider of app %q", app)
+	}
+	undone := m.dropProvider(p)
+	m.mu.Unlock()
+	<-undone
+	return nil
+}
+
+// dropProvider unregisters p. The channel it returns is closed when its
+// session is undone. It must be called with mu held.
+func (m *Manager) dropProvider(p *provider) <-chan struct{} {
+	delete(m.providers, p.providerKey)
+	if s := m.active; s != nil && s.provider == p.providerKey && s.conn == p.conn {
+		return s.endLocked(EventProviderGone, ReasonProviderGone)
+	}
+	return closed()
+}
+
+// ConnectionGone forgets a connection that has left the bus: its sessions
+// end, and what it waits for is cancelled.
+func (m *Manager) ConnectionGone(conn string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.active; s != nil && s.conn == conn {
+		s.gone = true
+	}
+	for _, p := range slices.Collect(maps.Values(m.providers)) {
+		if p.conn == conn {
+			m.dropProvider(p)
+		}
+	}
+}
+
+// ListProviders gives the apps of the caller's uid that are registered or
+// have configs, by name.
+func (m *Manager) ListProviders(by Caller) []ProviderInfo {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	apps := make(map[string]ProviderInfo)
+	for _, c := range m.configs {
+		if c.Owner == by.UID {
+			apps[c.App] = ProviderInfo{App: c.App}
+		}
+	}
+	for key, p := range m.providers {
+		if key.uid == by.UID {
+			apps[key.app] = ProviderInfo{ProviderOptions: p.ProviderOptions, App: key.app, Registered: true}
+		}
+	}
+	return slices.SortedFunc(maps.Values(apps), func(a, b ProviderInfo) int { return cmp.Compare(a.App, b.App) })
+}
+
+// ForgetProvider ends the app's sessions and removes its configs.
+func (m *Manager) ForgetProvider(by Caller, app string) error {
+	m.mu.Lock()
+	app, err := m.ownApp(by, app)
+	if err != nil {
+		m.mu.Unlock()
+		return err
+	}
+	key := providerKey{by.UID, app}
+	ids := m.configsOf(key)
+	if m.providers[key] == nil && len(ids) == 0 {
+		m.mu.Unlock()
+		return notFound("app", app)
+	}
+	m.mu.Unlock()
+	for _, id := range ids {
+		if err := m.DestroyConfig(by, id); err != nil && KindOf(err) != KindNotFound {
+			return err
+		}
+	}
+	return nil
+}
+
+// AskForConfig sends the provider of app a UI event without a config.
+func (m *Manager) AskForConfig(by Caller, app, event string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	app, err := m.ownApp(by, app)
+	if err != nil {
+		return err
+	}
+	p, err := m.running(providerKey{by.UID, app})
+	if err != nil {
+		return err
+	}
+	m.tell(UIEvent{To: p.conn, Event: event})
+	return nil
+}
+
+// running must be called with mu held.
+func (m *Manager) running(key providerKey) (*provider, error) {
+	p := m.providers[key]
+	if p == nil {
+		return nil, Errorf(KindProviderNotRunning, "the provider of app %q is not running", key.app)
+	}
+	return p, nil
+}
+
+// configsOf must be called with mu held.
+func (m *Manager) configsOf(key providerKey) []ConfigID {
+	var ids []ConfigID
+	for id, c := range m.configs {
+		if c.Owner == key.uid && c.App == key.app {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b ConfigID) int { return strings.Compare(m.configs[a].Name, m.configs[b].Name) })
+	return ids
+}
+
+func closed() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}

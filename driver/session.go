@@ -1,0 +1,381 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/vpnprovider/vpnproviderd/driver/params"
+	"github.com/vpnprovider/vpnproviderd/routing"
+)
+
+// Platform messages.
+const (
+	MessageConnected    = "connected"
+	MessageDisconnected = "disconnected"
+	MessageError        = "error"
+)
+
+// Reasons for the end of a session, kept as FailureReason and told as the
+// text of `error` and `disconnected`.
+const (
+	ReasonUser            = ""
+	ReasonReplaced        = "replaced"
+	ReasonRemoved         = "removed"
+	ReasonProviderFailure = "provider failure"
+	ReasonProviderGone    = "provider gone"
+	ReasonChannelClosed   = "channel closed"
+	ReasonTimeout         = "connection timed out"
+	ReasonShutdown        = "shutdown"
+	ReasonInternal        = "internal error: "
+)
+
+// session is one connection of a config: a TUN, the network state that goes
+// with it, and the provider that owns it until it ends.
+type session struct {
+	m        *Manager
+	id       SessionID
+	config   *config
+	provider providerKey
+	conn     string // the provider's connection, the same for ever
+	signals  bool   // packets by signal while there is no channel
+	link     routing.Link
+	tunnel   Tunnel
+
+	// work is held by the one that changes the network for this session.
+	work chan struct{}
+
+	// ready is closed when the session is known to others, or never will be.
+	ready chan struct{}
+
+	// undone is closed when nothing is left of the session but the TUN.
+	undone chan struct{}
+
+	// ctx ends when the session begins to end.
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	// Protected by Manager.mu.
+	state    State
+	final    State // what follows disconnecting
+	notified bool
+	gone     bool // the provider has left the bus
+	reason   string
+	params   params.Parameters
+	set      bool // params hold
+	since    uint64
+	timer    *time.Timer // of connecting and reconnecting
+	channel  *time.Timer // runs while a channel is missing
+}
+
+// newSession opens the TUN. m.connecting is held, so the number of the slot
+// and the session are its own.
+func (m *Manager) newSession(ctx context.Context, c *config, p *provider, slot int) (*session, error) {
+	id, err := m.opts.NextSession()
+	if err != nil {
+		return nil, err
+	}
+	s := &session{
+		m: m, id: id, config: c, provider: p.providerKey, conn: p.conn, signals: p.PacketSignals, state: Idle,
+		work: make(chan struct{}, 1), ready: make(chan struct{}), undone: make(chan struct{}),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	events := TunnelEvents{
+		ChannelClosed: s.channelClosed,
+		Failed: func(err error) {
+			<-s.ready
+			s.end(EventBroken, ReasonInternal+err.Error())
+		},
+	}
+	if s.signals {
+		events.Packet = func(packet []byte) error { return m.opts.Packets.Receive(s.ctx, s.conn, s.id, packet) }
+	}
+	s.link, s.tunnel, err = m.opts.Opener.Open(ctx, slot, events)
+	if err != nil {
+		s.cancel()
+		return nil, err
+	}
+	return s, nil
+}
+
+// transition is the one place where a state changes: of the session, and with
+// it of its config. It says whether the event belonged to the state; only
+// then it makes the edits that come with the event. It must be called with
+// Manager.mu held.
+func (s *session) transition(event Event, edits ...func()) bool {
+	out, ok := next(s.state, event, s.notified, s.final)
+	if !ok {
+		return false
+	}
+	m, before, fresh := s.m, s.info(), s.state == Idle
+	entered := out.next == Connected && s.state != Connected
+	s.state = out.next
+	for _, edit := range edits {
+		edit()
+	}
+	if out.next == Disconnecting {
+		s.final = out.end
+	}
+	if entered && s.since == 0 {
+		s.since = microseconds(time.Now())
+	}
+	switch {
+	case fresh:
+		m.tell(SessionAdded{Session: s.info()})
+	case event == EventUndone: // nobody asks a session that is gone
+	default:
+		m.tell(SessionChanged{Before: before, After: s.info()})
+	}
+	m.change(s.config, func(i *ConfigInfo) {
+		i.State = out.next
+		switch {
+		case fresh:
+			i.Session, i.FailureReason = s.id, ""
+		case event == EventUndone:
+			i.Session, i.FailureReason = 0, s.reason
+		}
+		if entered {
+			i.LastConnected = microseconds(time.Now())
+		}
+	})
+	if entered {
+		m.save(s.config)
+	}
+	m.log.Info("session", "SESSION", s.id, "CONFIG", s.config.ID, "APP", s.config.App, "event", event, "state", s.state, "reason", s.reason)
+	return true
+}
+
+// info must be called with Manager.mu held.
+func (s *session) info() SessionInfo {
+	return SessionInfo{
+		ID: s.id, Config: s.config.ID, Owner: s.config.Owner, State: s.state, Link: s.link,
+		Parameters: s.params, ConnectedSince: s.since, FailureReason: s.reason,
+	}
+}
+
+// message must be called with Manager.mu held.
+func (s *session) message(message, text string) {
+	if !s.gone {
+		s.m.tell(PlatformMessage{To: s.conn, Session: s.id, Config: s.config.ID, Message: message, Error: text})
+	}
+}
+
+// channelClosed gives the client time to open another channel.
+func (s *session) channelClosed(error) {
+	<-s.ready
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	if s.signals || !s.state.HasSession() || s.state == Disconnecting || s.channel != nil {
+		return
+	}
+	s.channel = time.AfterFunc(s.m.opts.ChannelTimeout, func() { s.end(EventChannelClosed, ReasonChannelClosed) })
+}
+
+// channelOpened must be called with Manager.mu held.
+func (s *session) channelOpened() {
+	if s.channel != nil {
+		s.channel.Stop()
+		s.channel = nil
+	}
+}
+
+// session finds one that the caller may see; the last one stays to be found
+// until it is undone.
+func (m *Manager) session(by Caller, id SessionID) (*session, error) {
+	if s := m.active; s != nil && s.id == id && by.sees(s.config.Owner) {
+		return s, nil
+	}
+	return nil, Errorf(KindNotFound, "there is no session %d", id)
+}
+
+// owned finds a session that is the caller's to use, and does work with mu
+// held.
+func (m *Manager) owned(by Caller, id SessionID, work func(*session) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, err := m.session(by, id)
+	switch {
+	case err != nil:
+		return err
+	case s.conn != by.Conn:
+		return Errorf(KindNotOwner, "session %d belongs to its provider", id)
+	case s.state == Disconnecting:
+		return Errorf(KindWrongState, "session %d is ending", id)
+	}
+	return work(s)
+}
+
+// Session as the caller may see it.
+func (m *Manager) Session(by Caller, id SessionID) (SessionInfo, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, err := m.session(by, id)
+	if err != nil {
+		return SessionInfo{}, err
+	}
+	return s.info(), nil
+}
+
+// Sessions that the caller may see.
+func (m *Manager) Sessions(by Caller) []SessionInfo {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.active; s != nil && by.sees(s.config.Owner) {
+		return []SessionInfo{s.info()}
+	}
+	return nil
+}
+
+// Statistics of a session that the caller may see.
+func (m *Manager) Statistics(by Caller, id SessionID) (map[string]uint64, error) {
+	m.mu.Lock()
+	s, err := m.session(by, id)
+	m.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return s.tunnel.Statistics(), nil
+}
+
+// Notify takes what the provider says of its connection.
+func (m *Manager) Notify(by Caller, id SessionID, connected bool) error {
+	var undone <-chan struct{} = closed()
+	err := m.owned(by, id, func(s *session) error {
+		if !connected {
+			undone = s.endLocked(EventNotifyFailure, ReasonProviderFailure)
+			return nil
+		}
+		s.notified = true
+		s.transition(EventNotifyConnected)
+		return nil
+	})
+	<-undone
+	return err
+}
+
+// Acknowledge says that the provider has finished with a platform message.
+func (m *Manager) Acknowledge(by Caller, id SessionID, message string) error {
+	if err := checkText("message", message); err != nil {
+		return err
+	}
+	return m.owned(by, id, func(*session) error { return nil })
+}
+
+// EndSession is Disconnect, on the session.
+func (m *Manager) EndSession(by Caller, id SessionID) error {
+	m.mu.Lock()
+	s, err := m.session(by, id)
+	if err != nil {
+		m.mu.Unlock()
+		return err
+	}
+	undone := s.endLocked(EventStop, ReasonUser)
+	m.mu.Unlock()
+	<-undone
+	return nil
+}
+
+// SendPacket puts one packet into the tunnel.
+func (m *Manager) SendPacket(by Caller, id SessionID, packet []byte) error {
+	if len(packet) == 0 {
+		return Errorf(KindInvalidParameter, "the packet is empty")
+	}
+	tunnel, err := m.tunnel(by, id, true)
+	if err != nil {
+		return err
+	}
+	if err := tunnel.Send(packet); err != nil {
+		return Errorf(KindInvalidParameter, "the packet was refused: %v", err)
+	}
+	return nil
+}
+
+// tunnel gives the tunnel of the caller's session; configured: only after the
+// first parameters.
+func (m *Manager) tunnel(by Caller, id SessionID, configured bool) (t Tunnel, err error) {
+	err = m.owned(by, id, func(s *session) error {
+		if configured && !s.set {
+			return Errorf(KindWrongState, "session %d has no parameters yet", id)
+		}
+		t = s.tunnel
+		return nil
+	})
+	return t, err
+}
+
+// OpenChannel gives the client's end of a new packet channel, which the
+// caller of this owns, and the MTU. An earlier channel is closed.
+func (m *Manager) OpenChannel(by Caller, id SessionID) (*os.File, uint32, error) {
+	if _, err := m.tunnel(by, id, false); err != nil {
+		return nil, 0, err
+	}
+	ours, theirs, err := m.opts.Opener.NewChannel()
+	if err != nil {
+		return nil, 0, Errorf(KindFailed, "cannot make a packet channel: %v", err)
+	}
+	mtu, err := m.attach(by, id, ours)
+	if err != nil {
+		return nil, 0, errors.Join(err, theirs.Close())
+	}
+	return theirs, mtu, nil
+}
+
+// AttachChannel makes the client's own socket the channel. It owns the file,
+// also where it fails.
+func (m *Manager) AttachChannel(by Caller, id SessionID, ch *os.File) (uint32, error) {
+	if _, err := m.tunnel(by, id, false); err != nil {
+		ch.Close()
+		return 0, err
+	}
+	if err := m.opts.Opener.CheckChannel(ch); err != nil {
+		ch.Close()
+		return 0, Errorf(KindInvalidParameter, "%v", err)
+	}
+	return m.attach(by, id, ch)
+}
+
+func (m *Manager) attach(by Caller, id SessionID, ch *os.File) (mtu uint32, err error) {
+	attached := false
+	err = m.owned(by, id, func(s *session) error {
+		attached = true
+		if err := s.tunnel.Attach(ch); err != nil {
+			return Errorf(KindFailed, "cannot use the packet channel: %v", err)
+		}
+		s.channelOpened()
+		if mtu = s.params.MTU; mtu == 0 {
+			mtu = params.DefaultMTU
+		}
+		return nil
+	})
+	if !attached {
+		ch.Close()
+	}
+	return mtu, err
+}
+
+// ProtectSocket exempts one socket from the tunnel. It does not keep the
+// file.
+func (m *Manager) ProtectSocket(by Caller, id SessionID, socket *os.File) error {
+	var bound []netip.Addr
+	err := m.owned(by, id, func(s *session) error {
+		bound = addresses(s.params.Addresses)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return m.opts.Host.Protect(socket, bound)
+}
+
+func addresses(prefixes []netip.Prefix) []netip.Addr {
+	return slices.Collect(func(yield func(netip.Addr) bool) {
+		for _, p := range prefixes {
+			if !yield(p.Addr()) {
+				return
+			}
+		}
+	})
+}
