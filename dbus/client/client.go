@@ -1,0 +1,201 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
+)
+
+// Client is one connection to the bus. Its methods may be called from any
+// goroutine. After Close every call answers ErrClosed.
+type Client struct {
+	conn  *godbus.Conn
+	flags godbus.Flags
+	grace time.Duration // how long a vanished daemon may take to come back
+
+	stop      chan struct{} // closed by Close
+	closeOnce sync.Once
+	closeErr  error
+	wg        sync.WaitGroup // every goroutine of ours
+
+	mu       sync.Mutex
+	lost     bool            // the connection is gone
+	owner    string          // unique name of the daemon, "" while it is away
+	ownerSeq godbus.Sequence // of the signal that said so
+	provider *Provider
+	sessions map[godbus.ObjectPath]*Session // of provider
+	watchers map[*watcher]struct{}
+}
+
+// Option changes how Dial connects.
+type Option func(*options)
+
+type options struct {
+	address string
+	flags   godbus.Flags
+	grace   time.Duration
+}
+
+// WithAddress connects to the bus at a D-Bus address instead of the system
+// bus.
+func WithAddress(address string) Option {
+	return func(o *options) { o.address = address }
+}
+
+// WithoutInteraction says that nobody sits there: the daemon answers
+// ErrNotAuthorized where it would let polkit ask the user for a password.
+func WithoutInteraction() Option {
+	return func(o *options) { o.flags &^= godbus.FlagAllowInteractiveAuthorization }
+}
+
+// Dial connects to the system bus (DBUS_SYSTEM_BUS_ADDRESS is honoured). It
+// does not need the daemon: the bus starts it at the first call where it is
+// installed so. ctx bounds Dial alone.
+func Dial(ctx context.Context, opts ...Option) (*Client, error) {
+	o := options{flags: godbus.FlagAllowInteractiveAuthorization, grace: 10 * time.Second}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	c := &Client{
+		flags:    o.flags,
+		grace:    o.grace,
+		stop:     make(chan struct{}),
+		sessions: make(map[godbus.ObjectPath]*Session),
+		watchers: make(map[*watcher]struct{}),
+	}
+	conn, err := c.open(o.address)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the bus: %w", err)
+	}
+	c.conn = conn
+
+	// godbus knows no context while it authenticates, and a bus that is
+	// stuck never answers: closing the connection is what ends it.
+	ready := make(chan error, 1)
+	go func() { ready <- c.handshake(ctx) }()
+	select {
+	case err = <-ready:
+	case <-ctx.Done():
+		_ = c.Close()
+		<-ready
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("cannot reach the bus: %w", err)
+	}
+	return c, nil
+}
+
+func (c *Client) open(address string) (*godbus.Conn, error) {
+	opts := []godbus.ConnOption{
+		godbus.WithSignalHandler(dispatcher{c}),
+		godbus.WithIncomingInterceptor(closeUnwanted),
+	}
+	if address == "" {
+		return godbus.SystemBusPrivate(opts...)
+	}
+	return godbus.Dial(address, opts...)
+}
+
+// handshake joins the bus and learns who the daemon is. The match comes
+// first, so that no change of owner falls between.
+func (c *Client) handshake(ctx context.Context) error {
+	if err := c.conn.Auth(nil); err != nil {
+		return err
+	}
+	if err := c.conn.Hello(); err != nil {
+		return clientError(err)
+	}
+	// The daemon's own signals are addressed to us and need no match.
+	err := c.conn.AddMatchSignalContext(ctx,
+		godbus.WithMatchSender(busName), godbus.WithMatchInterface(busName),
+		godbus.WithMatchMember("NameOwnerChanged"), godbus.WithMatchArg(0, wire.BusName))
+	if err != nil {
+		return clientError(err)
+	}
+	call := c.conn.BusObject().CallWithContext(ctx, busName+".GetNameOwner", 0, wire.BusName)
+	var owner string
+	if err := clientError(call.Store(&owner)); err != nil {
+		if errors.Is(err, ErrNotRunning) {
+			return nil // no owner yet
+		}
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ownerSeq < call.ResponseSequence {
+		c.owner, c.ownerSeq = owner, call.ResponseSequence
+	}
+	return nil
+}
+
+// Close leaves the bus: the daemon ends the sessions of this client's
+// provider. Every channel that the client handed out is closed; events that
+// were not taken are dropped. It returns when all goroutines of the client
+// have ended, except those of the program's own calls.
+func (c *Client) Close() error {
+	c.closeOnce.Do(func() {
+		close(c.stop)
+		c.closeErr = c.conn.Close()
+		c.wg.Wait()
+	})
+	return c.closeErr
+}
+
+// call calls a method of the daemon's and stores what it answers. It returns
+// the place of the answer in the stream of signals.
+func (c *Client) call(ctx context.Context, path, method string, args []any, results ...any) (godbus.Sequence, error) {
+	done := c.send(ctx, path, method, args)
+	answer := <-done
+	return answer.ResponseSequence, clientError(answer.Store(results...))
+}
+
+// send sends a call by hand: godbus' own helper drops the flag that allows
+// polkit to ask.
+func (c *Client) send(ctx context.Context, path, method string, args []any) <-chan *godbus.Call {
+	iface, member := splitMember(method)
+	msg := &godbus.Message{
+		Type:  godbus.TypeMethodCall,
+		Flags: c.flags,
+		Headers: map[godbus.HeaderField]godbus.Variant{
+			godbus.FieldDestination: godbus.MakeVariant(wire.BusName),
+			godbus.FieldPath:        godbus.MakeVariant(godbus.ObjectPath(path)),
+			godbus.FieldInterface:   godbus.MakeVariant(iface),
+			godbus.FieldMember:      godbus.MakeVariant(member),
+		},
+		Body: args,
+	}
+	if len(args) > 0 {
+		msg.Headers[godbus.FieldSignature] = godbus.MakeVariant(godbus.SignatureOf(args...))
+	}
+	done := make(chan *godbus.Call, 1)
+	c.conn.SendWithContext(ctx, msg, done)
+	return done
+}
+
+// callFD is call for a method whose first result is a descriptor. godbus
+// drops an answer whose caller has gone, and with it the descriptor: so the
+// call itself has no context, and a late answer is waited for and closed.
+func (c *Client) callFD(ctx context.Context, path, method string, args []any, fd *godbus.UnixFD, info *map[string]godbus.Variant) error {
+	done := c.send(context.Background(), path, method, args)
+	select {
+	case answer := <-done:
+		return clientError(answer.Store(fd, info))
+	case <-ctx.Done():
+		go func() { closeFDs((<-done).Body) }()
+		return ctx.Err()
+	}
+}
+
+func (c *Client) getAll(ctx context.Context, path, iface string) (properties, error) {
+	var all map[string]godbus.Variant
+	_, err := c.call(ctx, path, wire.PropertiesInterface+".GetAll", []any{iface}, &all)
+	return all, err
+}

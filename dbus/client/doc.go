@@ -1,0 +1,3 @@
+// Package client is the Go library for VPN apps and user interfaces on
+// vpnproviderd.
+package client
