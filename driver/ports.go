@@ -117,9 +117,10 @@ type Observer interface {
 	Observe(n Notice)
 }
 
-// PacketReceiver hands packets to a provider that has no channel. Receive may
-// block until ctx ends, and then no more packets are read. The packet is valid
-// during the call.
+// PacketReceiver hands packets to providers that have no channel.
 type PacketReceiver interface {
-	Receive(ctx context.Context, to string, session SessionID, packet []byte) error
+	// Receiver gives the function that takes the packets of one session, in
+	// order, from one goroutine. It may block until ctx ends; no packets are
+	// read meanwhile. A packet is valid during the call.
+	Receiver(ctx context.Context, to string, session SessionID) func(packet []byte) error
 }

@@ -91,7 +91,7 @@ func (m *Manager) newSession(ctx context.Context, c *config, p *provider, slot i
 		},
 	}
 	if s.signals {
-		events.Packet = func(packet []byte) error { return m.opts.Packets.Receive(s.ctx, s.conn, s.id, packet) }
+		events.Packet = m.opts.Packets.Receiver(s.ctx, s.conn, s.id)
 	}
 	s.link, s.tunnel, err = m.opts.Opener.Open(ctx, slot, events)
 	if err != nil {
@@ -378,4 +378,9 @@ func addresses(prefixes []netip.Prefix) []netip.Addr {
 			}
 		}
 	})
+}
+
+// IsProvider says whether the caller is the provider that owns the session.
+func (m *Manager) IsProvider(by Caller, id SessionID) bool {
+	return m.owned(by, id, func(*session) error { return nil }) == nil
 }

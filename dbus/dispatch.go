@@ -1,0 +1,188 @@
+package dbus
+
+import (
+	"context"
+	"sync"
+
+	"golang.org/x/time/rate"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
+	"github.com/vpnprovider/vpnproviderd/driver"
+)
+
+// How many calls may be in flight, waiting or running.
+const (
+	callsPerSender   = 16
+	packetsPerSender = 256 // SendPacket
+	callsInAll       = 256
+)
+
+// Rate limits how often a sender may call what costs much. The zero Rate is
+// no limit.
+type Rate struct {
+	Burst     int
+	PerSecond float64
+}
+
+func (r Rate) limiter() *rate.Limiter {
+	if r.Burst == 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(r.PerSecond), r.Burst)
+}
+
+// costly are the members that Rate limits.
+func costly(member string) bool {
+	return member == "SetParameters" || member == "Connect" || member == "CreateConfig"
+}
+
+// peer is a connection that has called. It lives until it leaves the bus.
+type peer struct {
+	name    string
+	ctx     context.Context // ends when it leaves
+	cancel  context.CancelFunc
+	limiter *rate.Limiter // nil: no limit
+
+	// Protected by dispatcher.mu.
+	queue   []*call
+	running bool // a goroutine serves the queue
+	calls   int  // in flight
+	packets int
+
+	// Protected by dispatcher.mu; written once.
+	known bool
+	uid   uint32
+
+	mute bool // Unsubscribe was called
+}
+
+// dispatcher starts the calls of each sender in order, one at a time; a call
+// that waits steps aside. What is over the limits is refused at once.
+type dispatcher struct {
+	serve  func(*peer, *call)
+	refuse func(*call, error)
+	rate   Rate
+
+	mu    sync.Mutex
+	peers map[string]*peer
+	total int
+	idle  sync.WaitGroup // goroutines that serve
+}
+
+// submit never blocks: it runs in the read loop of the connection.
+func (d *dispatcher) submit(c *call) {
+	d.mu.Lock()
+	p := d.peer(c.sender)
+	err := d.admit(p, c)
+	if err == nil {
+		p.queue = append(p.queue, c)
+		if !p.running {
+			p.running = true
+			d.idle.Go(func() { d.run(p) })
+		}
+	}
+	d.mu.Unlock()
+	if err != nil {
+		c.close()
+		d.refuse(c, err)
+	}
+}
+
+// peer must be called with mu held.
+func (d *dispatcher) peer(name string) *peer {
+	p := d.peers[name]
+	if p == nil {
+		p = &peer{name: name, limiter: d.rate.limiter()}
+		p.ctx, p.cancel = context.WithCancel(context.Background())
+		d.peers[name] = p
+	}
+	return p
+}
+
+// admit counts the call or says why it is refused. It must be called with mu
+// held.
+func (d *dispatcher) admit(p *peer, c *call) error {
+	packet := c.member == "SendPacket" && c.iface == wire.SessionInterface
+	switch {
+	case c.err != nil:
+		return c.err
+	case packet && p.packets >= packetsPerSender:
+		return driver.Errorf(driver.KindLimitExceeded, "the sender has %d packets in flight", packetsPerSender)
+	case !packet && p.calls >= callsPerSender:
+		return driver.Errorf(driver.KindLimitExceeded, "the sender has %d calls in flight", callsPerSender)
+	case d.total >= callsInAll:
+		return driver.Errorf(driver.KindLimitExceeded, "the service has %d calls in flight", callsInAll)
+	case costly(c.member) && p.limiter != nil && !p.limiter.Allow():
+		return driver.Errorf(driver.KindLimitExceeded, "the sender calls %s too often: %d at once and %v a second are allowed", c.member, d.rate.Burst, d.rate.PerSecond)
+	}
+	d.count(p, packet, 1)
+	return nil
+}
+
+// count must be called with mu held.
+func (d *dispatcher) count(p *peer, packet bool, n int) {
+	d.total += n
+	if packet {
+		p.packets += n
+	} else {
+		p.calls += n
+	}
+}
+
+// run serves a sender's queue until it is empty, or until a call that waits
+// has left the rest to another goroutine.
+func (d *dispatcher) run(p *peer) {
+	for {
+		d.mu.Lock()
+		if len(p.queue) == 0 {
+			p.running = false
+			d.mu.Unlock()
+			return
+		}
+		c := p.queue[0]
+		p.queue[0] = nil
+		p.queue = p.queue[1:]
+		d.mu.Unlock()
+
+		detached := false
+		c.detach = func() {
+			if !detached {
+				detached = true
+				d.idle.Go(func() { d.run(p) })
+			}
+		}
+		d.serve(p, c)
+		c.close()
+
+		d.mu.Lock()
+		d.count(p, c.member == "SendPacket" && c.iface == wire.SessionInterface, -1)
+		d.mu.Unlock()
+		if detached {
+			return
+		}
+	}
+}
+
+// gone forgets a sender that has left the bus. What it has in flight goes on;
+// what waits for a person on its behalf is cancelled.
+func (d *dispatcher) gone(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p := d.peers[name]; p != nil {
+		p.cancel()
+		delete(d.peers, name)
+	}
+}
+
+// listeners are the peers that may see what owner owns and want to be told.
+func (d *dispatcher) listeners(owner uint32) []*peer {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var list []*peer
+	for _, p := range d.peers {
+		if p.known && !p.mute && (p.uid == owner || p.uid == 0) {
+			list = append(list, p)
+		}
+	}
+	return list
+}

@@ -1,0 +1,217 @@
+package dbus
+
+import (
+	"context"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
+	"github.com/vpnprovider/vpnproviderd/driver"
+)
+
+func managerMethods() map[string]handler {
+	return map[string]handler{
+		"RegisterProvider":   registerProvider,
+		"UnregisterProvider": unregisterProvider,
+		"ListProviders":      listProviders,
+		"ForgetProvider":     forgetProvider,
+		"RegisterAgent":      notSupported,
+		"CreateConfig":       createConfig,
+		"DestroyConfig":      destroyConfig,
+		"FindConfig":         findConfig,
+		"ListConfigs":        listConfigs,
+		"ListSessions":       listSessions,
+		"ShowAddDialog":      showAddDialog,
+		"Explain":            notSupported,
+		"Unlock":             notSupported,
+		"Subscribe":          func(r *request) ([]any, error) { return nil, r.setMute(false) },
+		"Unsubscribe":        func(r *request) ([]any, error) { return nil, r.setMute(true) },
+	}
+}
+
+func notSupported(r *request) ([]any, error) {
+	return nil, driver.Errorf(driver.KindNotSupported, "%s is not supported by this version", r.member)
+}
+
+func registerProvider(r *request) ([]any, error) {
+	o := r.options(1)
+	var p driver.ProviderOptions
+	p.DisplayName, _ = option[string](o, "displayName")
+	p.Icon, _ = option[string](o, "icon")
+	p.PacketSignals, _ = option[bool](o, "packetSignals")
+	replace, _ := option[bool](o, "replace")
+	if err := o.done(); err != nil {
+		return nil, err
+	}
+	if err := r.authorize(r.ctx, actionManageOwn); err != nil {
+		return nil, err
+	}
+	ids, err := r.manager.RegisterProvider(r.caller, r.text(0), p, replace)
+	if err != nil {
+		return nil, err
+	}
+	return []any{dict{
+		"version":  godbus.MakeVariant(r.opts.Version),
+		"features": godbus.MakeVariant(features()),
+		"configs":  godbus.MakeVariant(configPaths(ids)),
+	}}, nil
+}
+
+func configPaths(ids []driver.ConfigID) []godbus.ObjectPath {
+	paths := make([]godbus.ObjectPath, len(ids))
+	for i, id := range ids {
+		paths[i] = configPath(id)
+	}
+	return paths
+}
+
+func unregisterProvider(r *request) ([]any, error) {
+	if err := r.noOptions(1); err != nil {
+		return nil, err
+	}
+	return nil, r.manager.UnregisterProvider(r.caller, r.text(0))
+}
+
+type providerEntry struct {
+	App  string
+	Info dict
+}
+
+func listProviders(r *request) ([]any, error) {
+	list := []providerEntry{}
+	for _, p := range r.manager.ListProviders(r.caller) {
+		list = append(list, providerEntry{p.App, dict{
+			"registered":  godbus.MakeVariant(p.Registered),
+			"displayName": godbus.MakeVariant(p.DisplayName),
+			"icon":        godbus.MakeVariant(p.Icon),
+		}})
+	}
+	return []any{list}, nil
+}
+
+func forgetProvider(r *request) ([]any, error) {
+	if err := r.noOptions(1); err != nil {
+		return nil, err
+	}
+	if err := r.authorize(r.ctx, actionManageOwn); err != nil {
+		return nil, err
+	}
+	return nil, r.manager.ForgetProvider(r.caller, r.text(0))
+}
+
+func createConfig(r *request) ([]any, error) {
+	o := r.options(2)
+	n := driver.NewConfig{App: r.text(0), Name: r.text(1)}
+	data, _ := option[dict](o, "data")
+	autoConnect, _ := option[bool](o, "autoConnect")
+	owner, other := option[uint32](o, "owner")
+	if err := o.done(); err != nil {
+		return nil, err
+	}
+	if autoConnect {
+		return nil, errAutoConnect
+	}
+	n.Data, n.Owner = fromDict(data), r.caller.UID
+	if other {
+		n.Owner = owner
+	}
+	if err := r.mayManage(n.Owner); err != nil {
+		return nil, err
+	}
+	id, err := r.manager.CreateConfig(r.caller, n)
+	return []any{configPath(id)}, err
+}
+
+var errAutoConnect = driver.Errorf(driver.KindNotSupported, "autoConnect is not supported by this version")
+
+// mayManage asks for what is needed to manage configs of owner. A caller that
+// may manage those of others is then one who sees them.
+func (r *request) mayManage(owner uint32) error {
+	if owner == r.caller.UID {
+		return r.authorize(r.ctx, actionManageOwn)
+	}
+	if err := r.authorizeOthers(r.ctx); err != nil {
+		return err
+	}
+	r.caller.Others = true
+	return nil
+}
+
+func destroyConfig(r *request) ([]any, error) {
+	if err := r.noOptions(1); err != nil {
+		return nil, err
+	}
+	id, ok := configID(r.text(0))
+	if !ok {
+		return nil, driver.Errorf(driver.KindNotFound, "there is no config %s", r.text(0))
+	}
+	if _, err := r.manager.Config(r.caller, id); err != nil {
+		return nil, err
+	}
+	if err := r.authorize(r.ctx, actionManageOwn); err != nil {
+		return nil, err
+	}
+	return nil, r.manager.DestroyConfig(r.caller, id)
+}
+
+func findConfig(r *request) ([]any, error) {
+	o := r.options(2)
+	owner, given := option[uint32](o, "owner")
+	if err := o.done(); err != nil {
+		return nil, err
+	}
+	if !given {
+		owner = r.caller.UID
+	}
+	id, err := r.manager.FindConfig(r.caller, owner, r.text(0), r.text(1))
+	return []any{configPath(id)}, err
+}
+
+type configEntry struct {
+	Config           godbus.ObjectPath
+	App, Name, State string
+}
+
+func listConfigs(r *request) ([]any, error) {
+	list := []configEntry{}
+	for _, c := range r.manager.Configs(r.caller) {
+		list = append(list, configEntry{configPath(c.ID), c.App, c.Name, string(c.State)})
+	}
+	return []any{list}, nil
+}
+
+type sessionEntry struct {
+	Session, Config godbus.ObjectPath
+	Interface       string
+}
+
+func listSessions(r *request) ([]any, error) {
+	list := []sessionEntry{}
+	for _, s := range r.manager.Sessions(r.caller) {
+		list = append(list, sessionEntry{sessionPath(s.ID), configPath(s.Config), s.Link.Name})
+	}
+	return []any{list}, nil
+}
+
+func showAddDialog(r *request) ([]any, error) {
+	if err := r.noOptions(1); err != nil {
+		return nil, err
+	}
+	return nil, r.manager.AskForConfig(r.caller, r.text(0), wire.ShowAddDialog)
+}
+
+func (r *request) setMute(mute bool) error {
+	r.calls.mu.Lock()
+	defer r.calls.mu.Unlock()
+	r.peer.mute = mute
+	return nil
+}
+
+// authorizeOthers asks whether the caller may manage what belongs to other
+// users.
+func (r *request) authorizeOthers(ctx context.Context) error {
+	if r.caller.UID != 0 && !r.opts.Polkit {
+		return driver.Errorf(driver.KindNotAuthorized, "only root may manage what belongs to other users")
+	}
+	return r.authorize(ctx, actionManageOthers)
+}

@@ -1,0 +1,181 @@
+package dbus
+
+import (
+	"fmt"
+	"reflect"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
+	"github.com/vpnprovider/vpnproviderd/driver"
+)
+
+type properties map[string]godbus.Variant
+
+// properties of the object, as this caller may see them.
+func (r *request) properties() (string, properties, error) {
+	switch {
+	case r.config != "":
+		c, err := r.manager.Config(r.caller, r.config)
+		return wire.ConfigInterface, configProperties(c), err
+	case r.session != 0:
+		info, err := r.manager.Session(r.caller, r.session)
+		if err != nil {
+			return "", nil, err
+		}
+		all := sessionProperties(info)
+		statistics, err := r.manager.Statistics(r.caller, r.session)
+		all["Statistics"] = godbus.MakeVariant(statistics)
+		return wire.SessionInterface, all, err
+	}
+	return wire.ManagerInterface, r.managerProperties(r.manager.Sessions(r.caller)), nil
+}
+
+func (s *Server) managerProperties(sessions []driver.SessionInfo) properties {
+	paths := make([]godbus.ObjectPath, 0, len(sessions))
+	for _, info := range sessions {
+		paths = append(paths, sessionPath(info.ID))
+	}
+	return properties{
+		"Version":  godbus.MakeVariant(s.opts.Version),
+		"Features": godbus.MakeVariant(features()),
+		"Sessions": godbus.MakeVariant(paths),
+		"Health":   godbus.MakeVariant([]healthEntry{}),
+	}
+}
+
+type healthEntry struct{ Code, Severity, Text string }
+
+// features are the parts of the contract that this version has, beyond what
+// every version has.
+func features() []string {
+	return []string{"packet", "attach", "protect-socket", "ui-events"}
+}
+
+func configProperties(c driver.ConfigInfo) properties {
+	return properties{
+		"App":           godbus.MakeVariant(c.App),
+		"Name":          godbus.MakeVariant(c.Name),
+		"Owner":         godbus.MakeVariant(c.Owner),
+		"Source":        godbus.MakeVariant(c.Source),
+		"State":         godbus.MakeVariant(string(c.State)),
+		"Session":       godbus.MakeVariant(sessionPath(c.Session)),
+		"Data":          godbus.MakeVariant(toDict(c.Data)),
+		"AutoConnect":   godbus.MakeVariant(c.AutoConnect),
+		"Lockdown":      godbus.MakeVariant(false),
+		"LastConnected": godbus.MakeVariant(c.LastConnected),
+		"FailureReason": godbus.MakeVariant(c.FailureReason),
+	}
+}
+
+// sessionProperties are all but Statistics, which no signal carries.
+func sessionProperties(s driver.SessionInfo) properties {
+	p := s.Parameters
+	return properties{
+		"Config":         godbus.MakeVariant(configPath(s.Config)),
+		"State":          godbus.MakeVariant(string(s.State)),
+		"Interface":      godbus.MakeVariant(s.Link.Name),
+		"InterfaceIndex": godbus.MakeVariant(int32(s.Link.Index)),
+		"Addresses":      godbus.MakeVariant(texts(p.Addresses)),
+		"MTU":            godbus.MakeVariant(p.MTU),
+		"InclusionList":  godbus.MakeVariant(texts(p.Inclusion)),
+		"ExclusionList":  godbus.MakeVariant(texts(p.Exclusion)),
+		"DNSServers":     godbus.MakeVariant(texts(p.DNSServers)),
+		"DomainSearch":   godbus.MakeVariant(append([]string{}, p.DomainSearch...)),
+		"MatchDomains":   godbus.MakeVariant(append([]string{}, p.MatchDomains...)),
+		"Reconnect":      godbus.MakeVariant(p.Reconnect),
+		"ConnectedSince": godbus.MakeVariant(s.ConnectedSince),
+		"Uplink":         godbus.MakeVariant(map[string]godbus.Variant{}),
+		"FailureReason":  godbus.MakeVariant(s.FailureReason),
+	}
+}
+
+func texts[T fmt.Stringer](list []T) []string {
+	out := make([]string, len(list))
+	for i, v := range list {
+		out[i] = v.String()
+	}
+	return out
+}
+
+// changed are the properties that after has and before had otherwise.
+func changed(before, after properties) properties {
+	diff := make(properties)
+	for name, v := range after {
+		if !reflect.DeepEqual(before[name], v) {
+			diff[name] = v
+		}
+	}
+	return diff
+}
+
+func (r *request) propertyInterface(want string) (properties, error) {
+	name, all, err := r.properties()
+	switch {
+	case err != nil:
+		return nil, err
+	case want == "" || want == name:
+		return all, nil
+	case r.ifaces[want].XML != "" && name != want && isStandard(want):
+		return properties{}, nil
+	}
+	return nil, &standardError{wire.ErrUnknownInterface, fmt.Sprintf("%s has no interface %q", r.path, want)}
+}
+
+func isStandard(name string) bool {
+	switch name {
+	case wire.PeerInterface, wire.IntrospectableInterface, wire.PropertiesInterface, wire.ObjectManagerInterface:
+		return true
+	}
+	return false
+}
+
+func getProperty(r *request) ([]any, error) {
+	all, err := r.propertyInterface(r.text(0))
+	if err != nil {
+		return nil, err
+	}
+	v, ok := all[r.text(1)]
+	if !ok {
+		return nil, unknownProperty(r, r.text(1))
+	}
+	return []any{v}, nil
+}
+
+func getProperties(r *request) ([]any, error) {
+	all, err := r.propertyInterface(r.text(0))
+	return []any{all}, err
+}
+
+// setProperty: everything is changed by methods.
+func setProperty(r *request) ([]any, error) {
+	all, err := r.propertyInterface(r.text(0))
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := all[r.text(1)]; !ok {
+		return nil, unknownProperty(r, r.text(1))
+	}
+	return nil, &standardError{wire.ErrPropertyReadOnly, fmt.Sprintf("property %q is read-only", r.text(1))}
+}
+
+func unknownProperty(r *request, name string) error {
+	return &standardError{wire.ErrUnknownProperty, fmt.Sprintf("%s has no property %q", r.path, name)}
+}
+
+func managedObjects(r *request) ([]any, error) {
+	objects := make(map[godbus.ObjectPath]map[string]properties)
+	for _, c := range r.manager.Configs(r.caller) {
+		objects[configPath(c.ID)] = map[string]properties{wire.ConfigInterface: configProperties(c)}
+	}
+	for _, info := range r.manager.Sessions(r.caller) {
+		all := sessionProperties(info)
+		statistics, err := r.manager.Statistics(r.caller, info.ID)
+		if err != nil {
+			continue // it has just ended
+		}
+		all["Statistics"] = godbus.MakeVariant(statistics)
+		objects[sessionPath(info.ID)] = map[string]properties{wire.SessionInterface: all}
+	}
+	return []any{objects}, nil
+}

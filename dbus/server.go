@@ -1,0 +1,226 @@
+// Package dbus is the service side of the contract in dbus/wire: it decodes
+// calls, finds out who calls, asks whether they may, passes on to the domain
+// in package driver, and tells those concerned what happened.
+//
+// It uses godbus for authentication, the wire format and the calls that it
+// makes itself. It serves calls on the level of messages, because godbus'
+// exported objects start a goroutine a call, reorder the calls of one client,
+// and can be made to leak descriptors or crash by any user of the bus.
+package dbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
+	"github.com/vpnprovider/vpnproviderd/driver"
+)
+
+// busTimeout bounds what we ask of the bus itself.
+const busTimeout = 10 * time.Second
+
+// Options of a Server.
+type Options struct {
+	// Address of the bus; empty: the system bus.
+	Address string
+
+	// Version of the service.
+	Version string
+
+	// Polkit: ask polkit whether callers may. Otherwise the owner of a config
+	// and root may do all with it.
+	Polkit bool
+
+	// Rate limits the costly calls of a sender.
+	Rate Rate
+
+	Log *slog.Logger
+}
+
+// Server is the service on one bus. It is the driver.Observer and
+// driver.PacketReceiver of the manager that it serves.
+type Server struct {
+	opts    Options
+	log     *slog.Logger
+	conn    *godbus.Conn
+	stream  *stream
+	out     *outbox
+	calls   *dispatcher
+	ifaces  map[string]wire.Interface
+	methods map[string]handler
+	signals chan *godbus.Signal
+	manager *driver.Manager // set by Serve, before the first call is answered
+	ready   chan struct{}   // closed when manager is set
+}
+
+// Dial connects to the bus and takes the name; that it is taken is an error.
+// Calls wait until Serve. Close the server when it is not needed any more.
+func Dial(ctx context.Context, opts Options) (*Server, error) {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	ifaces, err := wire.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	socket, err := dialBus(ctx, opts.Address)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		opts: opts, log: opts.Log, ifaces: ifaces, methods: methods(),
+		signals: make(chan *godbus.Signal, 64), ready: make(chan struct{}),
+	}
+	s.calls = &dispatcher{serve: s.serve, refuse: s.refuse, rate: opts.Rate, peers: make(map[string]*peer)}
+	s.stream = &stream{conn: socket, onCall: s.calls.submit}
+	if err := s.connect(socket); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot connect to the bus: %w", err), socket.Close())
+	}
+	s.out = newOutbox(s.stream.send)
+	s.conn.Signal(s.signals)
+	if err := s.watchNames(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.takeName(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Server) connect(socket *net.UnixConn) (err error) {
+	s.conn, err = godbus.NewConn(s.stream, godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
+	if err != nil {
+		return err
+	}
+	// godbus has no time limit of its own: a bus that does not answer would
+	// hang the service.
+	if err := socket.SetDeadline(time.Now().Add(busTimeout)); err != nil {
+		return err
+	}
+	if err := s.conn.Auth(nil); err != nil {
+		return err
+	}
+	if err := s.conn.Hello(); err != nil {
+		return err
+	}
+	return socket.SetDeadline(time.Time{})
+}
+
+// Serve answers calls with the manager, which has this server as Observer and
+// PacketReceiver, until ctx ends or the bus is lost; the latter is an error.
+// It must be called once.
+func (s *Server) Serve(ctx context.Context, manager *driver.Manager) error {
+	s.manager = manager
+	close(s.ready)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.conn.Context().Done():
+			return errors.New("the connection to the bus was lost")
+		case err := <-s.out.failed:
+			return fmt.Errorf("cannot write to the bus: %w", err)
+		case signal, ok := <-s.signals:
+			if !ok {
+				return errors.New("the connection to the bus was lost")
+			}
+			s.nameChanged(signal)
+		}
+	}
+}
+
+func (s *Server) watchNames(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, busTimeout)
+	defer cancel()
+	err := s.conn.AddMatchSignalContext(ctx,
+		godbus.WithMatchSender(busName), godbus.WithMatchInterface(busName),
+		godbus.WithMatchMember("NameOwnerChanged"), godbus.WithMatchOption("arg2", ""))
+	if err != nil {
+		return fmt.Errorf("cannot watch who leaves the bus: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) takeName(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, busTimeout)
+	defer cancel()
+	var reply godbus.RequestNameReply
+	err := s.conn.BusObject().CallWithContext(ctx, busName+".RequestName", 0, wire.BusName, uint32(godbus.NameFlagDoNotQueue)).Store(&reply)
+	if err != nil {
+		return fmt.Errorf("cannot take the name %s: %w", wire.BusName, err)
+	}
+	if reply != godbus.RequestNameReplyPrimaryOwner {
+		return fmt.Errorf("the name %s is taken on this bus", wire.BusName)
+	}
+	return nil
+}
+
+// nameChanged forgets connections that have left.
+func (s *Server) nameChanged(signal *godbus.Signal) {
+	if signal.Sender != busName || signal.Name != busName+".NameOwnerChanged" || len(signal.Body) != 3 {
+		return
+	}
+	name, _ := signal.Body[0].(string)
+	owner, _ := signal.Body[2].(string)
+	if owner != "" || name == "" || name[0] != ':' {
+		return
+	}
+	s.manager.ConnectionGone(name)
+	s.calls.gone(name)
+}
+
+// Close leaves the bus. Replies that are still to be sent are sent first.
+func (s *Server) Close() error {
+	s.out.close()
+	return s.conn.Close()
+}
+
+// serve answers one call. It runs in a goroutine of the dispatcher.
+func (s *Server) serve(p *peer, c *call) {
+	<-s.ready
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.Error("a call made the service panic", "call", c.String(), "sender", c.sender, "panic", r, "stack", string(debug.Stack()))
+			s.refuse(c, driver.Errorf(driver.KindFailed, "internal error"))
+		}
+	}()
+	if err := s.identify(p); err != nil {
+		s.log.Warn("cannot find out who calls", "sender", c.sender, "error", err)
+		s.refuse(c, driver.Errorf(driver.KindNotAuthorized, "the bus does not tell who calls"))
+		return
+	}
+	body, err := s.answer(&request{call: c, Server: s, peer: p, ctx: context.Background(), caller: driver.Caller{UID: p.uid, Conn: p.name}})
+	if err != nil {
+		s.log.Debug("refused", "call", c.String(), "sender", c.sender, "error", err)
+		s.refuse(c, err)
+		return
+	}
+	s.reply(c, body)
+}
+
+func (s *Server) reply(c *call, body []any) {
+	m := message(godbus.TypeMethodReply, c.sender, body)
+	m.Headers[godbus.FieldReplySerial] = godbus.MakeVariant(c.serial)
+	if c.noReply {
+		closeReply(m)
+		return
+	}
+	s.out.put(m)
+}
+
+func (s *Server) refuse(c *call, err error) {
+	if c.noReply || c.sender == "" {
+		return
+	}
+	m := message(godbus.TypeError, c.sender, []any{err.Error()})
+	m.Headers[godbus.FieldReplySerial] = godbus.MakeVariant(c.serial)
+	m.Headers[godbus.FieldErrorName] = godbus.MakeVariant(errorName(err))
+	s.out.put(m)
+}

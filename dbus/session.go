@@ -1,0 +1,166 @@
+package dbus
+
+import (
+	"os"
+	"syscall"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
+	"github.com/vpnprovider/vpnproviderd/driver"
+)
+
+func sessionMethods() map[string]handler {
+	return map[string]handler{
+		"SetParameters":                setParameters,
+		"NotifyConnectionStateChanged": notify,
+		"Acknowledge":                  acknowledge,
+		"SendPacket":                   sendPacket,
+		"OpenPacketChannel":            openPacketChannel,
+		"AttachPacketChannel":          attachPacketChannel,
+		"CreatePacketToken":            notSupported,
+		"ProtectSocket":                protectSocket,
+		"OpenCapture":                  notSupported,
+		"Disconnect":                   endSession,
+	}
+}
+
+func setParameters(r *request) ([]any, error) {
+	given, _ := r.body[0].(dict)
+	warnings, err := r.manager.SetParameters(r.ctx, r.caller, r.session, fromDict(given))
+	return []any{append([]string{}, warnings...)}, err
+}
+
+func notify(r *request) ([]any, error) {
+	if err := r.noOptions(1); err != nil {
+		return nil, err
+	}
+	state := r.text(0)
+	if state != wire.NotifyConnected && state != wire.NotifyFailure {
+		return nil, driver.Errorf(driver.KindInvalidParameter, "state %q is neither %q nor %q", state, wire.NotifyConnected, wire.NotifyFailure)
+	}
+	return nil, r.manager.Notify(r.caller, r.session, state == wire.NotifyConnected)
+}
+
+func acknowledge(r *request) ([]any, error) {
+	if err := r.noOptions(1); err != nil {
+		return nil, err
+	}
+	return nil, r.manager.Acknowledge(r.caller, r.session, r.text(0))
+}
+
+func sendPacket(r *request) ([]any, error) {
+	packet, _ := r.body[0].([]byte)
+	return nil, r.manager.SendPacket(r.caller, r.session, packet)
+}
+
+// Of a channel in the packet format.
+const (
+	batch         = 128    // the largest useful number of messages a system call
+	longestPacket = 0xffff // bytes; an IP packet is not longer
+)
+
+// channelFormat reads the options of a channel.
+func channelFormat(o *options) error {
+	format, given := option[string](o, "format")
+	switch err := o.done(); {
+	case err != nil:
+		return err
+	case given && format == wire.FormatOffload:
+		return driver.Errorf(driver.KindNotSupported, "format %q is not supported by this version", format)
+	case given && format != wire.FormatPacket:
+		return driver.Errorf(driver.KindInvalidParameter, "format %q is unknown", format)
+	}
+	return nil
+}
+
+func channelInfo(mtu uint32) dict {
+	return dict{
+		"mtu":        godbus.MakeVariant(mtu),
+		"format":     godbus.MakeVariant(wire.FormatPacket),
+		"batch":      godbus.MakeVariant(uint32(batch)),
+		"maxMessage": godbus.MakeVariant(uint32(longestPacket)),
+	}
+}
+
+func openPacketChannel(r *request) ([]any, error) {
+	if err := channelFormat(r.options(0)); err != nil {
+		return nil, err
+	}
+	channel, mtu, err := r.manager.OpenChannel(r.caller, r.session)
+	if err != nil {
+		return nil, err
+	}
+	defer channel.Close()
+	fd, err := duplicate(channel)
+	if err != nil {
+		return nil, driver.Errorf(driver.KindFailed, "cannot pass the channel: %v", err)
+	}
+	return []any{fd, channelInfo(mtu)}, nil
+}
+
+// duplicate gives a descriptor that the reply owns: a file could be closed
+// behind the back of what only knows its number.
+func duplicate(f *os.File) (godbus.UnixFD, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd := -1
+	controlErr := raw.Control(func(own uintptr) {
+		var n uintptr
+		var errno syscall.Errno
+		if n, _, errno = syscall.Syscall(syscall.SYS_FCNTL, own, syscall.F_DUPFD_CLOEXEC, 0); errno != 0 {
+			err = errno
+			return
+		}
+		fd = int(n)
+	})
+	if controlErr != nil {
+		return -1, controlErr
+	}
+	return godbus.UnixFD(fd), err
+}
+
+func attachPacketChannel(r *request) ([]any, error) {
+	if err := channelFormat(r.options(1)); err != nil {
+		return nil, err
+	}
+	channel, err := r.take(r.body[0], "channel")
+	if err != nil {
+		return nil, err
+	}
+	mtu, err := r.manager.AttachChannel(r.caller, r.session, channel)
+	if err != nil {
+		return nil, err
+	}
+	return []any{channelInfo(mtu)}, nil
+}
+
+func protectSocket(r *request) ([]any, error) {
+	if err := r.noOptions(1); err != nil {
+		return nil, err
+	}
+	socket, err := r.take(r.body[0], "socket")
+	if err != nil {
+		return nil, err
+	}
+	defer socket.Close()
+	return nil, r.manager.ProtectSocket(r.caller, r.session, socket)
+}
+
+func endSession(r *request) ([]any, error) {
+	if err := r.noOptions(0); err != nil {
+		return nil, err
+	}
+	info, err := r.manager.Session(r.caller, r.session)
+	if err != nil {
+		return nil, err
+	}
+	if !r.manager.IsProvider(r.caller, info.ID) {
+		if err := r.authorize(r.ctx, actionConnect); err != nil {
+			return nil, err
+		}
+	}
+	return nil, r.manager.EndSession(r.caller, r.session)
+}
