@@ -1,0 +1,198 @@
+package driver_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/vpnprovider/vpnproviderd/driver"
+)
+
+func TestConfigID(t *testing.T) {
+	if id := driver.NewConfigID(1000, "com.example.Demo", "Work"); id != "592c964e9d4a124ba3227d2648208207" {
+		t.Error(id)
+	}
+}
+
+func TestCreateConfigRefuses(t *testing.T) {
+	b := newBench(t)
+	for _, tt := range []struct {
+		app, name string
+		data      driver.Data
+		want      driver.Kind
+	}{
+		{app, "", nil, driver.KindInvalidParameter},
+		{app, strings.Repeat("x", 256), nil, driver.KindInvalidParameter},
+		{app, "a\nb", nil, driver.KindInvalidParameter},
+		{app, "a\x00b", nil, driver.KindInvalidParameter},
+		{app, "a\x1b[31m", nil, driver.KindInvalidParameter},
+		{app, "\xff", nil, driver.KindInvalidParameter},
+		{"demo", "x", nil, driver.KindInvalidParameter},
+		{"com..demo", "x", nil, driver.KindInvalidParameter},
+		{"com.1demo", "x", nil, driver.KindInvalidParameter},
+		{"com.-demo", "x", nil, driver.KindInvalidParameter},
+		{"com.demo/x", "x", nil, driver.KindInvalidParameter},
+		{"a." + strings.Repeat("b", 254), "x", nil, driver.KindInvalidParameter},
+		{app, "Work", nil, driver.KindAlreadyExists},
+		{app, "data", driver.Data{"k\n": "v"}, driver.KindInvalidParameter},
+		{app, "data", driver.Data{"k": "v\x00"}, driver.KindInvalidParameter},
+		{app, "data", driver.Data{"k": strings.Repeat("v", 256)}, driver.KindInvalidParameter},
+		{app, "data", driver.Data{"k": []any{map[string]any{"x": []string{"\x07"}}}}, driver.KindInvalidParameter},
+		{app, "data", driver.Data{"k": struct{}{}}, driver.KindInvalidParameter},
+		{app, "data", driver.Data{"k": nil}, driver.KindInvalidParameter},
+	} {
+		_, err := b.CreateConfig(provider, driver.NewConfig{App: tt.app, Name: tt.name, Owner: 1000, Data: tt.data})
+		if err == nil || driver.KindOf(err) != tt.want {
+			t.Errorf("%q %q %v: %v", tt.app, tt.name, tt.data, err)
+		}
+	}
+	_, err := b.CreateConfig(stranger, driver.NewConfig{App: app, Name: "x", Owner: 1000})
+	kind(t, err, driver.KindNotAuthorized)
+	b.Fail("save", true)
+	_, err = b.CreateConfig(provider, driver.NewConfig{App: app, Name: "x", Owner: 1000})
+	kind(t, err, driver.KindFailed)
+	b.observed()
+	if n := len(b.Configs(root)); n != 1 {
+		t.Errorf("%d configs", n)
+	}
+}
+
+func TestConfigLimits(t *testing.T) {
+	b := newBench(t)
+	for i := range 127 {
+		b.create(provider, fmt.Sprint(i))
+	}
+	_, err := b.CreateConfig(provider, driver.NewConfig{App: app, Name: "one more", Owner: 1000})
+	kind(t, err, driver.KindLimitExceeded)
+	for uid := range uint32(7) {
+		for i := range 128 {
+			by := driver.Caller{UID: 2000 + uid, Conn: ":1.9"}
+			if _, err := b.CreateConfig(by, driver.NewConfig{App: app, Name: fmt.Sprint(i), Owner: by.UID}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_, err = b.CreateConfig(stranger, driver.NewConfig{App: app, Name: "x", Owner: stranger.UID})
+	kind(t, err, driver.KindLimitExceeded)
+}
+
+// What another program of the user creates and removes is told to the
+// provider, once: at once, or when it comes.
+func TestPlatformConfigs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.create(ui, "Told")
+		b.observed("added config Told", ":1.1 gets created Told")
+		b.ConnectionGone(provider.Conn)
+		later := b.create(ui, "Later")
+		b.observed("added config Later")
+		c, _ := b.Config(ui, later)
+		if c.Source != driver.SourcePlatform {
+			t.Errorf("source %q", c.Source)
+		}
+		b.RemoveConfig(ui, b.create(ui, "Never seen"))
+		b.RemoveConfig(ui, b.work)
+		b.Log()
+
+		// The daemon is started again meanwhile.
+		m, err := driver.NewManager(b.Options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Manager = m
+		ids, err := b.RegisterProvider(provider, app, driver.ProviderOptions{}, false)
+		if err != nil || len(ids) != 2 {
+			t.Errorf("configs %v, %v", ids, err)
+		}
+		b.observed(":1.1 gets removed Work", ":1.1 gets created Later")
+		b.ConnectionGone(provider.Conn)
+		b.RegisterProvider(provider, app, driver.ProviderOptions{}, false)
+		b.observed()
+	})
+}
+
+func TestRemoveWhileConnected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.connect(b.work)
+		b.Log()
+		if err := b.RemoveConfig(ui, b.work); err != nil {
+			t.Fatal(err)
+		}
+		b.observed("session 1: disconnecting", `config Work: disconnecting session 1 ""`, `:1.1 gets disconnected "removed" of session 1`,
+			"undo", `config Work: idle session 0 "removed"`, "gone session 1", ":1.1 gets removed Work", "gone config Work")
+		kind(t, b.RemoveConfig(ui, b.work), driver.KindNotFound)
+		b.clean()
+	})
+}
+
+func TestDestroyByTheProvider(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.connect(b.work)
+		b.Log()
+		if err := b.DestroyConfig(provider, b.work); err != nil {
+			t.Fatal(err)
+		}
+		b.observed("session 1: disconnecting", `config Work: disconnecting session 1 ""`, `:1.1 gets disconnected "removed" of session 1`,
+			"undo", `config Work: idle session 0 "removed"`, "gone session 1", "gone config Work")
+		b.clean()
+		if err := b.DestroyConfig(ui, b.create(provider, "Other")); err != nil {
+			t.Fatal(err)
+		}
+		b.observed("added config Other", ":1.1 gets removed Other", "gone config Other")
+	})
+}
+
+func TestConfigsPersist(t *testing.T) {
+	b := newBench(t)
+	data := driver.Data{"server": "vpn.example.org", "port": uint16(443)}
+	if err := b.UpdateConfig(ui, b.work, driver.ConfigChanges{Data: &data}); err != nil {
+		t.Fatal(err)
+	}
+	m, err := driver.NewManager(b.Options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := m.Config(ui, b.work)
+	if err != nil || c.Data["server"] != "vpn.example.org" || c.Data["port"] != uint16(443) || c.Source != driver.SourceProvider {
+		t.Errorf("%+v, %v", c, err)
+	}
+	bad := driver.Data{"server": "\n"}
+	kind(t, b.UpdateConfig(ui, b.work, driver.ConfigChanges{Data: &bad}), driver.KindInvalidParameter)
+	if c, _ := b.Config(ui, b.work); c.Data["server"] != "vpn.example.org" {
+		t.Errorf("a refused change changed %v", c.Data)
+	}
+}
+
+func TestProviders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		_, err := b.RegisterProvider(ui, app, driver.ProviderOptions{}, false)
+		kind(t, err, driver.KindAlreadyExists)
+		if _, err := b.RegisterProvider(provider, "", driver.ProviderOptions{DisplayName: "Demo"}, false); err != nil {
+			t.Error(err)
+		}
+		if list := b.ListProviders(ui); len(list) != 1 || list[0].DisplayName != "Demo" || !list[0].Registered {
+			t.Errorf("%+v", list)
+		}
+		if _, err := b.RegisterProvider(provider, "com.example.Second", driver.ProviderOptions{}, false); err != nil {
+			t.Error(err)
+		}
+		_, err = b.RegisterProvider(provider, "", driver.ProviderOptions{}, false)
+		kind(t, err, driver.KindInvalidParameter)
+		_, err = b.RegisterProvider(provider, app, driver.ProviderOptions{DisplayName: "a\nb"}, false)
+		kind(t, err, driver.KindInvalidParameter)
+		kind(t, b.UnregisterProvider(ui, app), driver.KindNotFound)
+		if err := b.ForgetProvider(ui, app); err != nil {
+			t.Error(err)
+		}
+		b.observed(":1.1 gets removed Work", "gone config Work")
+		kind(t, b.ForgetProvider(ui, "com.example.Unknown"), driver.KindNotFound)
+		if err := b.AskForConfig(ui, app, "showAddDialog"); err != nil {
+			t.Error(err)
+		}
+		b.observed(`:1.1 gets showAddDialog ""`)
+	})
+}

@@ -1,0 +1,311 @@
+// Package drivertest has the outside of package driver in memory: a network,
+// tunnels, a store and an observer that remember what was asked of them and
+// fail when they are told to.
+package drivertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/vpnprovider/vpnproviderd/driver"
+	"github.com/vpnprovider/vpnproviderd/driver/params"
+	"github.com/vpnprovider/vpnproviderd/routing"
+)
+
+// ErrForced is what a fake fails with.
+var ErrForced = errors.New("forced failure")
+
+// World is all that a Manager needs. Its methods may be called concurrently.
+type World struct {
+	mu       sync.Mutex
+	log      []string
+	records  map[driver.ConfigID]driver.Record
+	fail     map[string]bool
+	hold     map[string]chan struct{}
+	network  routing.Config
+	tunnels  []*Tunnel
+	sessions driver.SessionID
+
+	// Facts are the host's.
+	HostFacts params.Host
+}
+
+// New makes a world in which nothing fails.
+func New() *World {
+	return &World{
+		records: make(map[driver.ConfigID]driver.Record), fail: make(map[string]bool), hold: make(map[string]chan struct{}),
+	}
+}
+
+// Options for a Manager in this world.
+func (w *World) Options() driver.Options {
+	return driver.Options{
+		Network: w, Host: w, Opener: w, Store: w, Observer: w, Packets: w,
+		NextSession: func() (driver.SessionID, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.sessions++
+			return w.sessions, nil
+		},
+	}
+}
+
+// Fail makes what fail, or work again: "open", "apply", "undo", "permit",
+// "save", "delete", "facts".
+func (w *World) Fail(what string, fails bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fail[what] = fails
+}
+
+// Hold makes what wait until release is called, or its context ends.
+func (w *World) Hold(what string) (release func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	gate := make(chan struct{})
+	w.hold[what] = gate
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.hold[what] == gate {
+			delete(w.hold, what)
+		}
+		close(gate)
+	}
+}
+
+func (w *World) enter(ctx context.Context, what string) error {
+	w.mu.Lock()
+	gate, fails := w.hold[what], w.fail[what]
+	w.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if fails {
+		return fmt.Errorf("%s: %w", what, ErrForced)
+	}
+	return nil
+}
+
+// Log gives what was observed since the last call, a line each.
+func (w *World) Log() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	log := w.log
+	w.log = nil
+	return log
+}
+
+func (w *World) note(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.log = append(w.log, fmt.Sprintf(format, args...))
+}
+
+// Applied is the network as it is now.
+func (w *World) Applied() routing.Config {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.network
+}
+
+// Apply is driver.Network.
+func (w *World) Apply(ctx context.Context, want routing.Config) error {
+	what := "apply"
+	if want.Link.Index == 0 {
+		what = "undo"
+	}
+	if err := w.enter(ctx, what); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.network = want
+	w.log = append(w.log, what)
+	return nil
+}
+
+// Facts is driver.Host.
+func (w *World) Facts(ctx context.Context, _ int) (params.Host, error) {
+	return w.HostFacts, w.enter(ctx, "facts")
+}
+
+// Protect is driver.Host.
+func (w *World) Protect(socket *os.File, bound []netip.Addr) error {
+	w.note("protect %s not from %v", socket.Name(), bound)
+	return nil
+}
+
+// Open is driver.Opener.
+func (w *World) Open(ctx context.Context, slot int, events driver.TunnelEvents) (routing.Link, driver.Tunnel, error) {
+	if err := w.enter(ctx, "open"); err != nil {
+		return routing.Link{}, nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := &Tunnel{world: w, Slot: slot, Events: events}
+	w.tunnels = append(w.tunnels, t)
+	return routing.Link{Name: fmt.Sprintf("vpn%d", slot), Index: 100 + slot, Slot: slot}, t, nil
+}
+
+// NewChannel is driver.Opener: a pipe stands for the pair.
+func (w *World) NewChannel() (ours, theirs *os.File, err error) { return os.Pipe() }
+
+// CheckChannel is driver.Opener.
+func (w *World) CheckChannel(*os.File) error { return w.enter(context.Background(), "check") }
+
+// Tunnel gives the last tunnel that was opened.
+func (w *World) Tunnel() *Tunnel {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.tunnels[len(w.tunnels)-1]
+}
+
+// Open tunnels, those that were not closed.
+func (w *World) OpenTunnels() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range w.tunnels {
+		if !t.closed {
+			n++
+		}
+	}
+	return n
+}
+
+// Load is driver.Store.
+func (w *World) Load() ([]driver.Record, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Collect(maps.Values(w.records)), nil
+}
+
+// Save is driver.Store.
+func (w *World) Save(r driver.Record) error {
+	if err := w.enter(context.Background(), "save"); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.records[r.ID()] = r
+	return nil
+}
+
+// Delete is driver.Store.
+func (w *World) Delete(_ uint32, id driver.ConfigID) error {
+	if err := w.enter(context.Background(), "delete"); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.records, id)
+	return nil
+}
+
+// Receiver is driver.PacketReceiver.
+func (w *World) Receiver(_ context.Context, to string, session driver.SessionID) func([]byte) error {
+	return func(packet []byte) error {
+		w.note("packet %x of session %d to %s", packet, session, to)
+		return nil
+	}
+}
+
+// Observe is driver.Observer.
+func (w *World) Observe(n driver.Notice) {
+	switch n := n.(type) {
+	case driver.ConfigAdded:
+		w.note("added config %s", n.Config.Name)
+	case driver.ConfigChanged:
+		w.note("config %s: %s session %d %q", n.After.Name, n.After.State, n.After.Session, n.After.FailureReason)
+	case driver.ConfigGone:
+		w.note("gone config %s", n.Config.Name)
+	case driver.SessionAdded:
+		w.note("added session %d", n.Session.ID)
+	case driver.SessionChanged:
+		w.note("session %d: %s", n.After.ID, n.After.State)
+	case driver.SessionGone:
+		w.note("gone session %d", n.Session.ID)
+	case driver.PlatformMessage:
+		w.note("%s gets %s %q of session %d", n.To, n.Message, n.Error, n.Session)
+	case driver.ConfigCreated:
+		w.note("%s gets created %s", n.To, n.Config.Name)
+	case driver.ConfigRemoved:
+		w.note("%s gets removed %s", n.To, n.Name)
+	case driver.UIEvent:
+		w.note("%s gets %s %q", n.To, n.Event, n.Config)
+	}
+}
+
+// Tunnel is a driver.Tunnel that remembers.
+type Tunnel struct {
+	world  *World
+	Slot   int
+	Events driver.TunnelEvents
+
+	traffic driver.Traffic
+	channel *os.File
+	closed  bool
+}
+
+// Permit is driver.Tunnel.
+func (t *Tunnel) Permit(traffic driver.Traffic) error {
+	if err := t.world.enter(context.Background(), "permit"); err != nil {
+		return err
+	}
+	t.world.mu.Lock()
+	defer t.world.mu.Unlock()
+	t.traffic = traffic
+	return nil
+}
+
+// Traffic is what was permitted last.
+func (t *Tunnel) Traffic() driver.Traffic {
+	t.world.mu.Lock()
+	defer t.world.mu.Unlock()
+	return t.traffic
+}
+
+// Attach is driver.Tunnel.
+func (t *Tunnel) Attach(ch *os.File) error {
+	t.world.mu.Lock()
+	defer t.world.mu.Unlock()
+	if t.channel != nil {
+		t.channel.Close()
+	}
+	t.channel = ch
+	return nil
+}
+
+// Send is driver.Tunnel.
+func (t *Tunnel) Send(packet []byte) error {
+	if err := t.world.enter(context.Background(), "send"); err != nil {
+		return err
+	}
+	t.world.note("sent %x", packet)
+	return nil
+}
+
+// Statistics is driver.Tunnel.
+func (t *Tunnel) Statistics() map[string]uint64 { return map[string]uint64{"txPackets": 1} }
+
+// Close is driver.Tunnel.
+func (t *Tunnel) Close() error {
+	t.world.mu.Lock()
+	defer t.world.mu.Unlock()
+	t.closed = true
+	if t.channel != nil {
+		t.channel.Close()
+		t.channel = nil
+	}
+	return nil
+}
