@@ -1,14 +1,16 @@
 # vpnproviderd: `make help` lists the targets. Continuous integration (.ci/run)
 # runs nothing that is not a target here.
 
-PREFIX  ?= /usr
-DESTDIR ?=
-GO      ?= go
+PREFIX   ?= /usr
+DESTDIR  ?=
+GO       ?= go
 FUZZTIME ?= 10s
 # The packages under test, for a quick look at a few: make test PKGS=./driver/...
-PKGS    ?= ./...
+PKGS     ?= ./...
 
-tool = $(GO) tool -modfile=test/tools/go.mod
+root    = $(DESTDIR)$(PREFIX)
+clients = $(addprefix bin/,$(filter-out vpnproviderd,$(notdir $(wildcard cmd/*))))
+tool    = $(GO) tool -modfile=test/tools/go.mod
 
 .DEFAULT_GOAL := build
 .PHONY: help build deps test lint fmt fuzz demo install clean
@@ -45,8 +47,23 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 demo: deps build ## the main job, shown in network namespaces (as root)
 	@test/demo/run
 
+# The units name the daemon's path, so that one is written for PREFIX. What runs
+# afterwards on a live system (sysusers, tmpfiles, daemon-reload) is the
+# packager's or the administrator's: docs/ says it.
 install: build ## below DESTDIR and PREFIX (/usr)
-	install -Dm755 -t $(DESTDIR)$(PREFIX)/bin $(filter-out bin/vpnproviderd,$(wildcard bin/*))
+	install -Dm755 -t $(root)/sbin bin/vpnproviderd
+	install -Dm755 -t $(root)/bin $(clients)
+	install -d $(root)/lib/systemd/system
+	for unit in systemd/*.service systemd/*.socket; do \
+		sed 's#/usr/sbin/vpnproviderd#$(PREFIX)/sbin/vpnproviderd#g' $$unit >$(root)/lib/systemd/system/$${unit##*/} || exit; \
+	done
+	install -Dm644 systemd/vpnprovider.sysusers.conf $(root)/lib/sysusers.d/vpnprovider.conf
+	install -Dm644 systemd/vpnprovider.tmpfiles.conf $(root)/lib/tmpfiles.d/vpnprovider.conf
+	install -Dm644 -t $(root)/share/dbus-1/system.d dbus-policy/org.vpnprovider1.conf
+	install -Dm644 -t $(root)/share/dbus-1/system-services dbus-policy/org.vpnprovider1.service
+	install -Dm644 -t $(root)/share/dbus-1/interfaces dbus/wire/org.vpnprovider1.*.xml
+	install -Dm644 -t $(root)/share/polkit-1/actions dbus-policy/org.vpnprovider1.policy
+	install -Dm644 -t $(root)/share/polkit-1/rules.d dbus-policy/49-vpnproviderd.rules
 
 clean: ## what build made
 	rm -rf bin dist
