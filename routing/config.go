@@ -1,6 +1,9 @@
 package routing
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Config is the whole network state that is wanted for the session that has
 // the tunnel. The zero value wants nothing of ours on this host. A Config is
@@ -18,11 +21,13 @@ type Config struct {
 	Addresses []netip.Prefix
 
 	// Broadcast is the IPv4 broadcast address; when it is not valid it is
-	// derived from the first IPv4 prefix.
+	// derived from the first IPv4 prefix. It is set together with an address:
+	// that of one which stays in an update does not change.
 	Broadcast netip.Addr
 
 	// Include are the blocks that go into the tunnel, Exclude those that stay
 	// out. The longest prefix over both decides; a block in both is excluded.
+	// 0.0.0.0/0 as the only exclusion excludes nothing.
 	Include, Exclude []netip.Prefix
 
 	// AllowLAN keeps the directly connected private subnets of physical
@@ -39,7 +44,7 @@ type Config struct {
 // Link names the tunnel's interface.
 type Link struct {
 	Name  string
-	Index int
+	Index int // never 0 for a link that exists
 
 	// Slot is the session's slot, 0..63. It decides the routing table.
 	Slot int
@@ -53,4 +58,18 @@ type DNS struct {
 
 	// Match limits the servers to these domains (split DNS).
 	Match []string
+}
+
+// Active says whether c wants anything: it names a link.
+func (c Config) Active() bool { return c.Link.Index != 0 }
+
+func (c Config) clone() Config {
+	c.Addresses = slices.Clone(c.Addresses)
+	c.Include, c.Exclude = slices.Clone(c.Include), slices.Clone(c.Exclude)
+	c.DNS = c.DNS.clone()
+	return c
+}
+
+func (d DNS) clone() DNS {
+	return DNS{Servers: slices.Clone(d.Servers), Search: slices.Clone(d.Search), Match: slices.Clone(d.Match)}
 }

@@ -1,0 +1,276 @@
+package routing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+)
+
+// backTimeout bounds the way back after a failure, which goes on when the
+// caller has given up.
+const backTimeout = 10 * time.Second
+
+// Network is the host's network as far as it is ours. There is one in a
+// process. Methods may be called concurrently; they wait for each other.
+//
+// It holds no resources: a Network that is dropped leaves the network as it
+// is, and a new one finds it by Adopt or Sweep.
+type Network struct {
+	kernel   Kernel
+	resolver Resolver
+	log      *slog.Logger
+
+	mu   sync.Mutex
+	want Config
+
+	// have is what was really achieved, goal the last State that was reached
+	// in full: where a failed Apply goes back to.
+	have, goal State
+
+	// base is what the links were before they became ours.
+	base map[int]LinkState
+
+	// uplinks are the links that led to the world at some time: they do not
+	// become a local network by losing their default route.
+	uplinks map[int]bool
+}
+
+// New returns a Network that has nothing. It keeps k and r.
+func New(k Kernel, r Resolver, log *slog.Logger) *Network {
+	return &Network{kernel: k, resolver: r, log: log, base: map[int]LinkState{}, uplinks: map[int]bool{}}
+}
+
+// Apply makes the network what c wants, in place of what the last one wanted.
+// With an error everything is as it was before the call; where even that could
+// not be reached, the error says so, and the next Apply starts from what is
+// really there. The zero Config undoes everything.
+func (n *Network) Apply(ctx context.Context, c Config) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c = c.clone()
+	want, err := n.plan(ctx, c)
+	if err != nil {
+		return fmt.Errorf("cannot plan the network: %w", err)
+	}
+	if err = n.reconcile(ctx, want); err != nil {
+		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), backTimeout)
+		defer cancel()
+		if undo := n.reconcile(back, n.goal); undo != nil {
+			return errors.Join(err, fmt.Errorf("cannot go back to the previous state: %w", undo))
+		}
+		n.forget()
+		return err
+	}
+	n.reached(c, want)
+	return nil
+}
+
+// Refresh goes to the same configuration again, from what is really there and
+// for what surrounds it now: local networks that came or went are followed,
+// what others deleted is put back, and the DNS is sent again. It goes as far
+// as it can; with an error the rest is left to the next Refresh or Apply.
+func (n *Network) Refresh(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.want.Active() && n.have.Empty() {
+		return nil
+	}
+	if err := n.look(ctx); err != nil {
+		return fmt.Errorf("cannot refresh the network: %w", err)
+	}
+	want, err := n.plan(ctx, n.want)
+	if err != nil {
+		return fmt.Errorf("cannot plan the network: %w", err)
+	}
+	if err := n.reconcile(ctx, want); err != nil {
+		return err
+	}
+	n.reached(n.want, want)
+	return nil
+}
+
+// Adopt takes what an earlier process left for our own, without changing
+// anything. An Apply that follows goes on from there with no gap.
+func (n *Network) Adopt(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.look(ctx); err != nil {
+		return fmt.Errorf("cannot find what an earlier run left: %w", err)
+	}
+	return nil
+}
+
+// Sweep removes all that carries our marks, of this or of an earlier process.
+func (n *Network) Sweep(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.look(ctx); err != nil {
+		return fmt.Errorf("cannot find what an earlier run left: %w", err)
+	}
+	if n.have.Empty() {
+		return nil
+	}
+	n.log.Info("removing what an earlier run left", "routes", len(n.have.Routes),
+		"rules", len(n.have.Rules), "links", len(n.have.Links), "dns", n.have.DNS != nil)
+	if err := n.reconcile(ctx, State{}); err != nil {
+		return err
+	}
+	n.base = map[int]LinkState{}
+	n.reached(Config{}, State{})
+	return nil
+}
+
+// State is what is in effect, as far as is known. The caller must not change
+// it.
+func (n *Network) State() State {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.have.Clone()
+}
+
+// look makes have what the kernel and the resolver show.
+func (n *Network) look(ctx context.Context) error {
+	have, err := n.kernel.List(ctx)
+	if err != nil {
+		return err
+	}
+	left, err := n.resolver.Leftover(ctx)
+	if err != nil {
+		return err
+	}
+	if left || n.have.DNS != nil {
+		have.DNS = &Resolution{} // not known to be what is wanted
+	}
+	n.have = have
+	return nil
+}
+
+// plan is Plan for the present facts, with the links that we no longer use as
+// they were before. It takes note of the link as it is.
+func (n *Network) plan(ctx context.Context, c Config) (State, error) {
+	var facts Facts
+	if c.Active() {
+		err := c.check()
+		if err != nil {
+			return State{}, err
+		}
+		if facts, err = n.kernel.Facts(ctx, c.Link.Index); err != nil {
+			return State{}, err
+		}
+		n.note(facts)
+	}
+	want := Plan(c, facts)
+	for index, l := range n.base {
+		if _, used := want.Links[index]; !used {
+			want.put(l)
+		}
+	}
+	return want, nil
+}
+
+func (n *Network) note(f Facts) {
+	index := f.Link.Index
+	if _, known := n.base[index]; !known {
+		base := f.Link
+		if base.Alias == Alias { // adopted
+			base.Alias, base.Up = "", false
+		}
+		n.base[index] = base
+		n.goal.put(base)
+	}
+	n.have.put(f.Link)
+	for i, s := range f.Subnets {
+		if !s.Virtual {
+			n.uplinks[s.Link] = true
+		}
+		f.Subnets[i].Virtual = s.Virtual && !n.uplinks[s.Link]
+	}
+}
+
+// reached takes note that want, which carries out c, is in effect.
+func (n *Network) reached(c Config, want State) {
+	n.want, n.goal = c, want
+	// The order in which they really came is what a way back restores.
+	n.goal.Addresses, n.goal.Rules = slices.Clone(n.have.Addresses), slices.Clone(n.have.Rules)
+	n.forget()
+	if !c.Active() {
+		clear(n.uplinks)
+	}
+}
+
+// forget drops the links that are as they were before they became ours.
+func (n *Network) forget() {
+	for index, l := range n.base {
+		if n.have.Links[index] == l {
+			delete(n.base, index)
+			delete(n.have.Links, index)
+			delete(n.goal.Links, index)
+		}
+	}
+}
+
+// reconcile goes from have to want, and stops at the first step that fails.
+// have is true in any case.
+func (n *Network) reconcile(ctx context.Context, want State) error {
+	start, ops := time.Now(), 0
+	for _, s := range steps(n.have, want, n.resolver.PerLink()) {
+		var err error
+		if s.resolve {
+			err = n.resolve(ctx, want.DNS)
+		} else {
+			err = n.execute(ctx, s.ops)
+		}
+		if err != nil {
+			return err
+		}
+		ops += len(s.ops)
+	}
+	n.log.Debug("network reached", "operations", ops, "took", time.Since(start))
+	return nil
+}
+
+func (n *Network) resolve(ctx context.Context, want *Resolution) error {
+	n.have.DNS = &Resolution{} // until it is known
+	if want == nil {
+		if err := n.resolver.Revert(ctx); err != nil {
+			return fmt.Errorf("cannot restore the DNS: %w", err)
+		}
+	} else if err := n.resolver.Set(ctx, *want); err != nil {
+		return fmt.Errorf("cannot set the DNS: %w", err)
+	}
+	n.have.DNS = want
+	return nil
+}
+
+// execute keeps have true for each operation. Of many errors it tells one.
+func (n *Network) execute(ctx context.Context, ops []Op) error {
+	errs := n.kernel.Execute(ctx, ops)
+	var first error
+	failed := 0
+	for i, op := range ops {
+		if errs != nil && errs[i] != nil {
+			failed++
+			if first == nil {
+				first = errs[i]
+			}
+			if l, ok := op.Object.(LinkState); ok && op.Verb != Delete {
+				l.Up, l.MTU = n.have.Links[l.Index].Up, 0 // differs from all that is wanted
+				n.have.put(l)
+			}
+			continue
+		}
+		if op.Verb == Delete {
+			n.have.remove(op.Object)
+		} else {
+			n.have.put(op.Object)
+		}
+	}
+	if failed > 1 {
+		return fmt.Errorf("%w (and %d more)", first, failed-1)
+	}
+	return first
+}

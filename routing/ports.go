@@ -1,0 +1,95 @@
+package routing
+
+import (
+	"context"
+	"net/netip"
+)
+
+// Kernel is the part of the operating system that keeps links, addresses,
+// routes and rules. Methods may be called concurrently.
+type Kernel interface {
+	// Execute carries out the operations in their order. One that fails does
+	// not keep the later ones from being done, so operations whose order
+	// matters for safety go in separate calls. It returns nil when all are in
+	// effect, else one error for each operation, nil for those in effect. An
+	// operation that fails leaves its object as it was, except a link, whose
+	// settings are then not known.
+	Execute(ctx context.Context, ops []Op) []error
+
+	// List returns what of this host carries our marks, by whomever it was
+	// put there: links by their alias, with all their addresses, and routes
+	// and rules by Protocol within our tables and priorities. DNS is not
+	// looked at.
+	List(ctx context.Context) (State, error)
+
+	// Facts tells what a plan for the link with that index depends on.
+	Facts(ctx context.Context, link int) (Facts, error)
+}
+
+// Op is one operation on one object.
+type Op struct {
+	Verb   Verb
+	Object Object
+}
+
+// Verb is what an operation does. All are idempotent.
+type Verb uint8
+
+// The verbs.
+const (
+	// Put adds the object or replaces what has its place: at no instant is
+	// neither the old nor the new one in effect.
+	Put Verb = iota + 1
+
+	// Delete removes it. What is gone already, or whose link is, is a success.
+	Delete
+
+	// Restore is Put of a link's earlier state. A link that is gone is a
+	// success.
+	Restore
+)
+
+// Facts are what a plan depends on beside the Config.
+type Facts struct {
+	// Link is the present state of the link asked for.
+	Link LinkState
+
+	// IPv6 says whether this host has IPv6, LinkIPv6 whether it may be used on
+	// the link.
+	IPv6, LinkIPv6 bool
+
+	// Subnets that are connected to interfaces other than tunnels.
+	Subnets []Subnet
+}
+
+// Subnet is one network that is connected to an interface.
+type Subnet struct {
+	Prefix netip.Prefix // masked
+	Link   int
+
+	// Virtual: the interface leads to nothing but this host's containers and
+	// virtual machines. It has no physical port, is no tunnel and is not the
+	// interface of a default route: that one is an uplink, whatever its kind.
+	Virtual bool
+}
+
+// Resolver is the host's DNS. Methods may be called concurrently.
+type Resolver interface {
+	// Set makes r the DNS of the host, or sends it again: what others changed
+	// since is put right. With an error the state is not known, until the next
+	// Set or Revert.
+	Set(ctx context.Context, r Resolution) error
+
+	// Revert takes back all that is ours, also what an earlier process set.
+	// Nothing to take back is a success.
+	Revert(ctx context.Context) error
+
+	// Leftover says whether something of ours is in effect.
+	Leftover(ctx context.Context) (bool, error)
+
+	// PerLink says whether settings belong to the link and serve only while it
+	// is up, so that they are made before. Others serve the whole host and are
+	// made after the routes, so that no question to the tunnel's servers
+	// leaves in the clear.
+	PerLink() bool
+}

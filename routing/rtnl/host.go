@@ -1,0 +1,179 @@
+package rtnl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/vpnprovider/vpnproviderd/routing"
+)
+
+// Host is what of the host's network is not ours.
+type Host struct {
+	// Addresses of every link but the one left out, the loopback's included.
+	Addresses []netip.Addr
+
+	// Gateways of the default routes in the main table.
+	Gateways []netip.Addr
+
+	// Uplink is zero while there is none.
+	Uplink Uplink
+}
+
+// Uplink is where the host's traffic leaves: the best default route of the main
+// table, of IPv4 where there is one, else of IPv6. Two are equal when they are
+// the same link and gateway.
+type Uplink struct {
+	Interface string
+	Index     int
+	Gateway   netip.Addr // not valid on a link that needs none
+	IPv6      bool
+}
+
+// Host looks at the host. The addresses of the link except, and a default
+// route over it, are left out; 0 leaves out none.
+func (k *Kernel) Host(ctx context.Context, except int) (Host, error) {
+	var h Host
+	addrs, err := k.addresses(ctx)
+	if err != nil {
+		return h, err
+	}
+	for _, a := range addrs {
+		if a.LinkIndex != except {
+			h.Addresses = append(h.Addresses, addrOf(a.IP))
+		}
+	}
+	hops, err := k.defaults(ctx)
+	if err != nil {
+		return h, err
+	}
+	for _, hop := range hops {
+		if hop.link == except {
+			continue
+		}
+		if hop.gateway.IsValid() && !slices.Contains(h.Gateways, hop.gateway) {
+			h.Gateways = append(h.Gateways, hop.gateway)
+		}
+		if h.Uplink.Index != 0 {
+			continue
+		}
+		link, err := k.handle.LinkByIndex(hop.link)
+		if err != nil {
+			continue // it went away meanwhile
+		}
+		h.Uplink = Uplink{Interface: link.Attrs().Name, Index: hop.link, Gateway: hop.gateway, IPv6: hop.v6}
+	}
+	return h, nil
+}
+
+func (k *Kernel) addresses(ctx context.Context) ([]netlink.Addr, error) {
+	addrs, err := dump(ctx, func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("cannot list addresses: %w", err)
+	}
+	return addrs, nil
+}
+
+// hop is one way that a default route goes.
+type hop struct {
+	v6      bool
+	metric  int
+	link    int
+	gateway netip.Addr
+}
+
+// defaults are the default routes of the main table, the best first.
+func (k *Kernel) defaults(ctx context.Context) ([]hop, error) {
+	var hops []hop
+	for _, v6 := range []bool{false, true} {
+		found, err := dump(ctx, func() ([]hop, error) { return k.familyDefaults(v6) })
+		if v6 && errors.Is(err, unix.EAFNOSUPPORT) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot list default routes: %w", err)
+		}
+		slices.SortStableFunc(found, func(a, b hop) int { return a.metric - b.metric })
+		hops = append(hops, found...)
+	}
+	return hops, nil
+}
+
+func (k *Kernel) familyDefaults(v6 bool) ([]hop, error) {
+	var hops []hop
+	filter := &netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}
+	err := k.handle.RouteListFilteredIter(familyOf(v6), filter, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+		if r.Type != unix.RTN_UNICAST || r.Dst == nil {
+			return true
+		}
+		if ones, _ := r.Dst.Mask.Size(); ones != 0 {
+			return true
+		}
+		if r.LinkIndex != 0 {
+			hops = append(hops, hop{v6: v6, metric: r.Priority, link: r.LinkIndex, gateway: addrOf(r.Gw)})
+		}
+		for _, n := range r.MultiPath {
+			hops = append(hops, hop{v6: v6, metric: r.Priority, link: n.LinkIndex, gateway: addrOf(n.Gw)})
+		}
+		return true
+	})
+	return hops, err
+}
+
+// Facts implements routing.Kernel.
+func (k *Kernel) Facts(ctx context.Context, index int) (routing.Facts, error) {
+	var f routing.Facts
+	link, err := k.conn.link(index)
+	if err != nil {
+		return f, fmt.Errorf("cannot look at link %d: %w", index, err)
+	}
+	lo, err := k.conn.link(loopback)
+	if err != nil {
+		return f, fmt.Errorf("cannot look at the loopback: %w", err)
+	}
+	f.Link = link.LinkState
+	f.IPv6 = lo.AddrGen != routing.AddrGenNoIPv6
+	f.LinkIPv6 = f.IPv6 && !link.ipv6Disabled
+	links, err := dump(ctx, k.handle.LinkList)
+	if err != nil {
+		return f, fmt.Errorf("cannot list links: %w", err)
+	}
+	hops, err := k.defaults(ctx)
+	if err != nil {
+		return f, err
+	}
+	addrs, err := k.addresses(ctx)
+	if err != nil {
+		return f, err
+	}
+	f.Subnets = subnets(classify(links, hops), addrs, index)
+	return f, nil
+}
+
+// subnets are the connected networks of the links that have a place.
+func subnets(places map[int]place, addrs []netlink.Addr, except int) []routing.Subnet {
+	var list []routing.Subnet
+	for _, a := range addrs {
+		at := places[a.LinkIndex]
+		ip := addrOf(a.IP)
+		bits, _ := a.Mask.Size()
+		if a.LinkIndex == except || at == elsewhere || a.Peer != nil && !a.Peer.IP.Equal(a.IP) ||
+			ip.IsLinkLocalUnicast() || bits == 0 || bits == ip.BitLen() {
+			continue
+		}
+		p, err := ip.Prefix(bits)
+		if err != nil {
+			continue
+		}
+		s := routing.Subnet{Prefix: p, Link: a.LinkIndex, Virtual: at == virtual}
+		if !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}

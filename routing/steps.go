@@ -1,0 +1,200 @@
+package routing
+
+import (
+	"maps"
+	"slices"
+)
+
+// step is a set of operations whose order among themselves does not matter for
+// safety: whichever of them fail, no packet goes where neither the old nor the
+// new state sends it.
+type step struct {
+	ops []Op
+
+	// resolve: instead, the DNS is made what is wanted.
+	resolve bool
+}
+
+// steps is the way from have to want. What is added comes before what is
+// removed, a table's routes before the rule that asks it, and the rule goes
+// before the routes: the end is one instant for all traffic. early makes the
+// DNS before a link goes up.
+//
+// An MTU grows first and shrinks last: below 1280 the kernel takes all IPv6
+// off the link, so nothing of IPv6 may still be wanted there then.
+func steps(have, want State, early bool) []step {
+	var list []step
+	add := func(groups ...[]Op) {
+		for _, ops := range groups {
+			list = append(list, step{ops: ops})
+		}
+	}
+	dns := !have.DNS.equal(want.DNS)
+	resolve := func(now bool) {
+		if dns && now {
+			list, dns = append(list, step{resolve: true}), false
+		}
+	}
+
+	add(prepareLinks(have, want)...)
+	add(newAddresses(have, want)...)
+	up := raiseLinks(have, want)
+	resolve(early && len(up) > 0)
+	add(up...)
+	add(newRoutes(have, want)...)
+	add(ruleOps(Put, want.Rules, have.Rules)...)
+	resolve(true)
+	add(ruleOps(Delete, have.Rules, want.Rules)...)
+	add(oldRoutes(have, want)...)
+	add(oldAddresses(have, want)...)
+	add(settleLinks(have, want)...)
+	return list
+}
+
+// unshrunk is want with an MTU that is not below the present one.
+func unshrunk(now, want LinkState) LinkState {
+	if now.MTU > want.MTU {
+		want.MTU = now.MTU
+		if now.AddrGen != AddrGenNoIPv6 {
+			want.AddrGen = AddrGenNone
+		}
+	}
+	return want
+}
+
+// prepareLinks makes the links that we configure ready for addresses and
+// routes.
+func prepareLinks(have, want State) [][]Op {
+	var groups [][]Op
+	for _, index := range slices.Sorted(maps.Keys(want.Links)) {
+		now := have.Links[index]
+		l := unshrunk(now, want.Links[index])
+		l.Up = now.Up
+		if l.Alias == Alias && l != now {
+			groups = append(groups, []Op{{Put, l}})
+		}
+	}
+	return groups
+}
+
+func raiseLinks(have, want State) [][]Op {
+	var groups [][]Op
+	for _, index := range slices.Sorted(maps.Keys(want.Links)) {
+		now, l := have.Links[index], want.Links[index]
+		if l.Up && !now.Up {
+			groups = append(groups, []Op{{Put, unshrunk(now, l)}})
+		}
+	}
+	return groups
+}
+
+// settleLinks brings the links to their last state, after everything else. The
+// ones that nobody wants are leftovers.
+func settleLinks(have, want State) [][]Op {
+	var groups [][]Op
+	for _, index := range slices.Sorted(maps.Keys(have.Links)) {
+		now := have.Links[index]
+		l, wanted := want.Links[index]
+		switch {
+		case !wanted:
+			groups = append(groups, []Op{{Delete, now}})
+		case l.Alias != Alias && l != now:
+			groups = append(groups, []Op{{Restore, l}})
+		case l.MTU < now.MTU:
+			groups = append(groups, []Op{{Put, l}})
+		}
+	}
+	return groups
+}
+
+func newAddresses(have, want State) [][]Op {
+	var groups [][]Op
+	for _, a := range want.Addresses {
+		if !slices.ContainsFunc(have.Addresses, a.same) {
+			groups = append(groups, []Op{{Put, a}})
+		}
+	}
+	return groups
+}
+
+// oldAddresses go in the reverse order of their coming. After a failure those
+// that are left are then the first ones still, and the others come back behind
+// them: the kernel prefers the same source addresses as before.
+func oldAddresses(have, want State) [][]Op {
+	var groups [][]Op
+	for _, a := range slices.Backward(have.Addresses) {
+		if !slices.ContainsFunc(want.Addresses, a.same) {
+			groups = append(groups, []Op{{Delete, a}})
+		}
+	}
+	return groups
+}
+
+// ruleOps does verb to the rules that are in one list and not in the other.
+func ruleOps(verb Verb, in, notIn []Rule) [][]Op {
+	var groups [][]Op
+	for _, r := range in {
+		if !slices.Contains(notIn, r) {
+			groups = append(groups, []Op{{verb, r}})
+		}
+	}
+	return groups
+}
+
+// newRoutes puts the longest prefixes first: a wider one must not decide where
+// a longer one is still to come.
+//
+// The guard comes before its block. Only where the block's destinations lead
+// into the tunnel already, by a wider block and under the wider one's guard,
+// it comes after: it would refuse their packets until the block is there.
+func newRoutes(have, want State) [][]Op {
+	before := NewLookup(have)
+	groups := routeOps(Put, want.Routes, func(r Route) bool {
+		return have.Routes[r.RouteKey] != r
+	}, func(r Route) bool {
+		return !before.tunnelled(r.Table, r.Dst)
+	})
+	slices.Reverse(groups)
+	return groups
+}
+
+// oldRoutes deletes the shortest prefixes first: when a longer one goes, no
+// wider one of the old ones is left to decide. The guard goes after its block,
+// or before it where that would refuse packets that still lead into the tunnel.
+func oldRoutes(have, want State) [][]Op {
+	after := NewLookup(want)
+	return routeOps(Delete, have.Routes, func(r Route) bool {
+		_, stays := want.Routes[r.RouteKey]
+		return !stays
+	}, func(r Route) bool {
+		return after.tunnelled(r.Table, r.Dst)
+	})
+}
+
+// routeOps does verb to the routes that differ, one group a prefix length, the
+// shortest first. A block's guard comes directly before it where guardFirst
+// says so, else directly after it.
+func routeOps(verb Verb, routes map[RouteKey]Route, differs, guardFirst func(Route) bool) [][]Op {
+	var byLength [129][]Op
+	add := func(r Route) {
+		if differs(r) {
+			byLength[r.Dst.Bits()] = append(byLength[r.Dst.Bits()], Op{verb, r})
+		}
+	}
+	for k, r := range routes {
+		block := routes[RouteKey{Table: k.Table, Dst: k.Dst, Metric: Metric}]
+		twin := routes[RouteKey{Table: k.Table, Dst: k.Dst, Metric: GuardMetric}]
+		switch {
+		case r != block && r != twin || block == Route{} || twin == Route{}:
+			add(r)
+		case r == twin: // comes with its block
+		case guardFirst(r):
+			add(twin)
+			add(r)
+		default:
+			add(r)
+			add(twin)
+		}
+	}
+	return slices.DeleteFunc(byLength[:], func(ops []Op) bool { return len(ops) == 0 })
+}
