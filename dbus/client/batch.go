@@ -70,14 +70,11 @@ func newBatch(wait func(func(uintptr) bool) error, trap, flags uintptr) *batch {
 	b.try = func(fd uintptr) bool {
 		for {
 			n, _, errno := syscall.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(&b.headers[0])), uintptr(b.want), flags, 0, 0)
-			switch errno {
-			case syscall.EINTR:
+			if errno == syscall.EINTR {
 				continue
-			case syscall.EAGAIN:
-				return false
 			}
 			b.got, b.errno = int(n), errno
-			return true
+			return errno != syscall.EAGAIN
 		}
 	}
 	return b

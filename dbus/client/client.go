@@ -83,7 +83,7 @@ func Dial(ctx context.Context, opts ...Option) (*Client, error) {
 	case err = <-ready:
 	case <-ctx.Done():
 		_ = c.Close()
-		<-ready
+		_ = <-ready
 		err = ctx.Err()
 	}
 	if err != nil {
