@@ -78,7 +78,14 @@ func fromDict(d dict) map[string]any {
 	return out
 }
 
+// structure is a D-Bus struct, which godbus decodes like an array of variants.
+// Nothing that is kept or read from a dictionary holds one.
+type structure []any
+
 func fromVariant(v godbus.Variant) any {
+	if fields, ok := v.Value().([]any); ok {
+		return structure(fields)
+	}
 	switch inner := v.Value().(type) {
 	case dict:
 		return fromDict(inner)

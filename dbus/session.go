@@ -27,7 +27,11 @@ func sessionMethods() map[string]handler {
 
 func setParameters(r *request) ([]any, error) {
 	given, _ := r.body[0].(dict)
-	warnings, err := r.manager.SetParameters(r.ctx, r.caller, r.session, fromDict(given))
+	parameters := make(map[string]any, len(given))
+	for key, v := range given {
+		parameters[key] = v.Value()
+	}
+	warnings, err := r.manager.SetParameters(r.ctx, r.caller, r.session, parameters)
 	return []any{append([]string{}, warnings...)}, err
 }
 

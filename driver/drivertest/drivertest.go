@@ -21,6 +21,9 @@ import (
 // ErrForced is what a fake fails with.
 var ErrForced = errors.New("forced failure")
 
+// Panic makes Tunnel.Send panic where it fails.
+const Panic = "panic"
+
 // World is all that a Manager needs. Its methods may be called concurrently.
 type World struct {
 	mu       sync.Mutex
@@ -288,8 +291,8 @@ func (t *Tunnel) Attach(ch *os.File) error {
 
 // Send is driver.Tunnel.
 func (t *Tunnel) Send(packet []byte) error {
-	if err := t.world.enter(context.Background(), "send"); err != nil {
-		return err
+	if err := t.world.enter(context.Background(), Panic); err != nil {
+		panic(err)
 	}
 	t.world.note("sent %x", packet)
 	return nil

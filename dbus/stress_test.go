@@ -1,0 +1,439 @@
+package dbus_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/vpnprovider/vpnproviderd/dbus"
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
+	"github.com/vpnprovider/vpnproviderd/driver/drivertest"
+	"github.com/vpnprovider/vpnproviderd/test/harness"
+)
+
+// descriptors counts those that this process has open.
+func descriptors(t testing.TB) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+// Whatever a call carries, no descriptor stays open that nobody asked for.
+func TestDescriptors(t *testing.T) {
+	b := newBench(t)
+	p, config := b.provider(harness.Alice)
+	var session godbus.ObjectPath
+	p.must(p.config(config, "Connect", dict{}), &session)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	fd := godbus.UnixFD(w.Fd())
+	raw := dialRaw(t, b.bus)
+	before := descriptors(t)
+	for range 60 {
+		p.session(session, "NoSuchMethod", fd)
+		p.session(session, "ProtectSocket", fd)
+		p.session(session, "ProtectSocket", fd, dict{"x": godbus.MakeVariant(1)})
+		p.session(session, "ProtectSocket", fd, dict{"x": godbus.MakeVariant(fd)})
+		p.session(session, "SetParameters", dict{"address": godbus.MakeVariant(fd)})
+		p.session("/nowhere", "ProtectSocket", fd, dict{})
+		p.manager("CreateConfig", app, "x", dict{"data": godbus.MakeVariant(dict{"x": godbus.MakeVariant([]godbus.UnixFD{fd, fd})})})
+		p.call(wire.RootPath, wire.PeerInterface+".Ping", fd, fd)
+		// Descriptors that the body does not refer to.
+		raw.call(t, session, wire.SessionInterface, "ProtectSocket", "s", text("x"), int(fd))
+		raw.call(t, wire.RootPath, wire.ManagerInterface, "ListConfigs", "", nil, int(fd), int(fd), int(fd))
+		// A descriptor that is not there.
+		raw.call(t, session, wire.SessionInterface, "ProtectSocket", "ha{sv}", append(number(9), number(0)...), int(fd))
+	}
+	p.must(p.session(session, "ProtectSocket", fd, dict{}))
+	p.must(p.manager("ListConfigs"))
+	raw.await(t)
+	harness.Eventually(t, 10*time.Second, "the descriptors", func() error {
+		if n := descriptors(t); n != before {
+			return fmt.Errorf("%d descriptors were open before, %d are now", before, n)
+		}
+		return nil
+	})
+	if !strings.Contains(strings.Join(b.Log(), "\n"), "protect socket") {
+		t.Error("the socket did not arrive")
+	}
+}
+
+// The descriptors that we give away are ours no more.
+func TestOpenChannels(t *testing.T) {
+	b := newBench(t)
+	p, config := b.provider(harness.Alice)
+	var session godbus.ObjectPath
+	p.must(p.config(config, "Connect", dict{}), &session)
+	before := descriptors(t)
+	for range 200 {
+		var fd godbus.UnixFD
+		var info dict
+		p.must(p.session(session, "OpenPacketChannel", dict{}), &fd, &info)
+		if info["mtu"].Value() != uint32(1500) || info["format"].Value() != "packet" || info["batch"].Value() == nil || info["maxMessage"].Value() == nil {
+			t.Fatalf("info %v", info)
+		}
+		syscall.Close(int(fd))
+	}
+	// The last channel is the session's still.
+	if n := descriptors(t); n > before+1 {
+		t.Errorf("%d descriptors were open before, %d are now", before, n)
+	}
+}
+
+// Pipelined calls of one sender are served in their order.
+func TestOrder(t *testing.T) {
+	b := newBench(t)
+	p, config := b.provider(harness.Alice)
+	var session godbus.ObjectPath
+	p.must(p.config(config, "Connect", dict{}), &session)
+	p.must(p.session(session, "SetParameters", parameters()))
+	b.Log()
+	const calls, window = 5000, 16
+	done := make(chan *godbus.Call, window)
+	object := p.Object(wire.BusName, session)
+	for i := range calls {
+		if i >= window {
+			if c := <-done; c.Err != nil {
+				t.Fatal(c.Err)
+			}
+		}
+		object.Go(wire.SessionInterface+".SendPacket", 0, done, binary.BigEndian.AppendUint32(nil, uint32(i)))
+	}
+	for range window {
+		<-done
+	}
+	log := b.Log()
+	if len(log) != calls {
+		t.Fatalf("%d of %d arrived", len(log), calls)
+	}
+	for i, line := range log {
+		if want := fmt.Sprintf("sent %08x", i); line != want {
+			t.Fatalf("at %d: %s, want %s", i, line, want)
+		}
+	}
+}
+
+// Calls over the limit are refused at once, outside the order; those within
+// it are served when their turn comes.
+func TestCallsInFlight(t *testing.T) {
+	b := newBench(t)
+	p, config := b.provider(harness.Alice)
+	release := b.Hold("open")
+	done := make(chan *godbus.Call, 100)
+	object := p.Object(wire.BusName, config)
+	for range 16 {
+		object.Go(wire.ConfigInterface+".Connect", 0, done, dict{})
+	}
+	p.refused(p.manager("ListConfigs"), wire.ErrLimitExceeded)
+	if n := len(done); n != 0 {
+		t.Errorf("%d calls are done", n)
+	}
+	other := b.client(harness.Bob)
+	other.must(other.manager("ListConfigs"))
+	release()
+	for range 16 {
+		if c := <-done; c.Err != nil {
+			t.Error(c.Err)
+		}
+	}
+	p.must(p.manager("ListConfigs"))
+}
+
+// A call that waits steps aside for the sender's next.
+func TestWaitingCallStepsAside(t *testing.T) {
+	b := newBench(t)
+	p, config := b.provider(harness.Alice)
+	p.must(p.config(config, "Connect", dict{}))
+	release := b.Hold("undo")
+	ui, second := b.client(harness.Alice), make(chan *godbus.Call, 1)
+	first := ui.Object(wire.BusName, config).Go(wire.ConfigInterface+".Disconnect", 0, make(chan *godbus.Call, 1), dict{})
+	harness.Eventually(t, 10*time.Second, "disconnecting", func() error {
+		return p.state(config, "disconnecting")
+	})
+	p.Object(wire.BusName, config).Go(wire.ConfigInterface+".Connect", 0, second, dict{})
+	p.must(p.manager("ListConfigs")) // behind the Connect that waits
+	release()
+	if c := <-first.Done; c.Err != nil {
+		t.Error(c.Err)
+	}
+	if c := <-second; c.Err != nil || c.Body[0] != godbus.ObjectPath(wire.SessionRoot+"/2") {
+		t.Errorf("%v %v", c.Body, c.Err)
+	}
+}
+
+func TestRate(t *testing.T) {
+	b := newBench(t, func(o *dbus.Options) { o.Rate = dbus.Rate{Burst: 20, PerSecond: 5} })
+	p := b.client(harness.Alice)
+	p.must(p.manager("RegisterProvider", app, dict{}))
+	refused := 0
+	for i := range 30 {
+		if e, ok := p.manager("CreateConfig", app, strconv.Itoa(i), dict{}).Err.(godbus.Error); ok && e.Name == wire.ErrLimitExceeded {
+			refused++
+		}
+	}
+	if refused < 8 || refused > 10 {
+		t.Errorf("%d of 30 calls were refused", refused)
+	}
+	p.must(p.manager("ListConfigs"))
+}
+
+// Introspection and sessions that come and go do not disturb each other.
+func TestIntrospectWhileSessionsComeAndGo(t *testing.T) {
+	b := newBench(t)
+	p, config := b.provider(harness.Alice)
+	watcher := b.client(harness.Alice)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for _, c := range []*client{watcher, b.client(0), b.client(harness.Bob)} {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				for _, path := range []godbus.ObjectPath{"/", wire.RootPath, wire.SessionRoot, config} {
+					c.call(path, wire.IntrospectableInterface+".Introspect")
+				}
+				c.must(c.call(wire.RootPath, wire.ObjectManagerInterface+".GetManagedObjects"))
+			}
+		})
+	}
+	for range 1000 {
+		p.must(p.config(config, "Connect", dict{}))
+		p.must(p.config(config, "Disconnect", dict{}))
+	}
+	close(stop)
+	wg.Wait()
+}
+
+// A panic answers its call, and the service lives.
+func TestPanic(t *testing.T) {
+	b := newBench(t)
+	p, config := b.provider(harness.Alice)
+	var session godbus.ObjectPath
+	p.must(p.config(config, "Connect", dict{}), &session)
+	p.must(p.session(session, "SetParameters", parameters()))
+	b.Fail(drivertest.Panic, true)
+	p.refused(p.session(session, "SendPacket", []byte{0x45}), wire.ErrFailed)
+	b.Fail(drivertest.Panic, false)
+	p.must(p.session(session, "SendPacket", []byte{0x45}))
+	if !strings.Contains(b.log.String(), "panic") {
+		t.Error("the log has nothing of it")
+	}
+}
+
+// Messages that are too long, or that godbus cannot decode though the bus
+// lets them pass, are refused and harm nobody.
+func TestUnreadableMessages(t *testing.T) {
+	b := newBench(t)
+	p, _ := b.provider(harness.Alice)
+	p.refused(p.manager("CreateConfig", app, strings.Repeat("x", 2<<20), dict{}), wire.ErrLimitExceeded)
+	raw := dialRaw(t, b.bus)
+	// 32 arrays and then 32 structs deep is what the specification allows.
+	deep := strings.Repeat("a", 32) + strings.Repeat("(", 32) + "y" + strings.Repeat(")", 32)
+	raw.call(t, wire.RootPath, wire.ManagerInterface, "ListConfigs", deep, number(0))
+	// Variants in variants, up to the limit of the bus.
+	for depth := 1; depth <= 64; depth++ {
+		body := append(bytes.Repeat([]byte{1, 'v', 0}, depth-1), 1, 'y', 0, 7)
+		raw.call(t, wire.RootPath, wire.ManagerInterface, "ListConfigs", "v", body)
+	}
+	raw.await(t)
+	p.must(p.manager("ListConfigs"))
+}
+
+// The provider that leaves the bus takes its session along.
+func TestProviderLeaves(t *testing.T) {
+	b := newBench(t)
+	p, config := b.provider(harness.Alice)
+	p.must(p.config(config, "Connect", dict{}))
+	ui := b.client(harness.Alice)
+	p.Close()
+	harness.Eventually(t, 10*time.Second, "the end", func() error {
+		return ui.state(config, "failed")
+	})
+}
+
+// A provider that does not read its signals stops the packets, not the
+// service.
+func TestPacketSignals(t *testing.T) {
+	b := newBench(t)
+	p := b.client(harness.Alice)
+	p.must(p.manager("RegisterProvider", app, dict{"packetSignals": godbus.MakeVariant(true)}))
+	var config, session godbus.ObjectPath
+	p.must(p.manager("CreateConfig", app, "Work", dict{}), &config)
+	p.must(p.config(config, "Connect", dict{}), &session)
+	p.heard()
+	const packets = 2000
+	for i := range packets {
+		if err := b.Tunnel().Events.Packet(binary.BigEndian.AppendUint32(nil, uint32(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := p.heard()
+	if len(got) != packets || !strings.HasPrefix(got[packets-1], "PacketReceived") {
+		t.Fatalf("%d of %d packets: %s", len(got), packets, got[len(got)-1])
+	}
+
+	// Without an answer to a ping at most 256 go out.
+	raw := dialRaw(t, b.bus)
+	raw.call(t, wire.RootPath, wire.ManagerInterface, "RegisterProvider", "sa{sv}", packetSignals("com.example.Raw"))
+	raw.call(t, wire.RootPath, wire.ManagerInterface, "CreateConfig", "ssa{sv}", join(text("com.example.Raw"), text("R"), number(0), nil))
+	raw.await(t)
+	root := b.client(0)
+	root.must(root.manager("FindConfig", "com.example.Raw", "R", dict{"owner": godbus.MakeVariant(uint32(0))}), &config)
+	root.must(root.config(config, "Connect", dict{}))
+	sent := make(chan int)
+	go func() {
+		n := 0
+		for b.Tunnel().Events.Packet([]byte{1}) == nil {
+			n++
+		}
+		sent <- n
+	}()
+	select {
+	case n := <-sent:
+		t.Errorf("the receiver gave up after %d packets", n)
+	case <-time.After(200 * time.Millisecond): // nothing to wait for: it must stand still
+	}
+	root.must(root.config(config, "Disconnect", dict{}))
+	if n := <-sent; n != 256 {
+		t.Errorf("%d packets went out without an answer", n)
+	}
+}
+
+// raw speaks D-Bus by hand: it can send what no library would.
+type raw struct {
+	conn   *net.UnixConn
+	serial uint32
+}
+
+func dialRaw(t testing.TB, bus *harness.Bus) *raw {
+	t.Helper()
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: strings.TrimPrefix(bus.Address, "unix:path="), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(30 * time.Second))
+	r := &raw{conn: conn}
+	for _, line := range []string{"\x00AUTH EXTERNAL 30\r\n", "NEGOTIATE_UNIX_FD\r\n"} {
+		if _, err := conn.Write([]byte(line)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 256)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := conn.Write([]byte("BEGIN\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	r.send(t, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello", "", nil)
+	return r
+}
+
+func (r *raw) call(t testing.TB, path godbus.ObjectPath, iface, member, signature string, body []byte, fds ...int) {
+	t.Helper()
+	r.send(t, wire.BusName, path, iface, member, signature, body, fds...)
+}
+
+func (r *raw) send(t testing.TB, to string, path godbus.ObjectPath, iface, member, signature string, body []byte, fds ...int) {
+	t.Helper()
+	r.serial++
+	var fields []byte
+	field := func(code byte, kind string, value []byte) {
+		fields = pad(fields, 8)
+		fields = append(fields, code, 1, kind[0], 0)
+		if kind != "g" {
+			fields = pad(fields, 4)
+		}
+		fields = append(fields, value...)
+	}
+	field(1, "o", text(string(path)))
+	field(2, "s", text(iface))
+	field(3, "s", text(member))
+	field(6, "s", text(to))
+	if signature != "" {
+		field(8, "g", append([]byte{byte(len(signature))}, signature+"\x00"...))
+	}
+	if len(fds) > 0 {
+		field(9, "u", number(uint32(len(fds))))
+	}
+	message := join([]byte{'l', 1, 0, 1}, number(uint32(len(body))), number(r.serial), number(uint32(len(fields))))
+	message = append(pad(append(message, fields...), 8), body...)
+	var oob []byte
+	if len(fds) > 0 {
+		oob = syscall.UnixRights(fds...)
+	}
+	if _, _, err := r.conn.WriteMsgUnix(message, oob, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// await waits until the service has answered all calls so far: it reads until
+// the answer to the last one.
+func (r *raw) await(t testing.TB) {
+	t.Helper()
+	var all []byte
+	ask := func() {
+		all = nil
+		r.call(t, wire.RootPath, wire.ManagerInterface, "NoSuchMethodAtAll", "", nil)
+	}
+	ask()
+	for !bytes.Contains(all, []byte("NoSuchMethodAtAll")) {
+		chunk := make([]byte, 64<<10)
+		n, err := r.conn.Read(chunk)
+		if err != nil {
+			t.Fatalf("the service or the bus hung up: %v", err)
+		}
+		if all = append(all, chunk[:n]...); bytes.Contains(all, []byte("calls in flight")) {
+			ask()
+		}
+	}
+}
+
+func pad(b []byte, to int) []byte {
+	for len(b)%to != 0 {
+		b = append(b, 0)
+	}
+	return b
+}
+
+func number(n uint32) []byte { return binary.LittleEndian.AppendUint32(nil, n) }
+
+func text(s string) []byte { return append(append(number(uint32(len(s))), s...), 0) }
+
+// join puts values of 4-byte alignment behind each other.
+func join(parts ...[]byte) (out []byte) {
+	for _, p := range parts {
+		out = append(pad(out, 4), p...)
+	}
+	return pad(out, 4)
+}
+
+func packetSignals(app string) []byte {
+	head := pad(text(app), 4)
+	entry := join(text("packetSignals"))
+	entry = entry[:len(text("packetSignals"))]
+	entry = append(entry, 1, 'b', 0)
+	entry = append(pad(entry, 4), number(1)...)
+	out := append(head, number(uint32(len(entry)))...)
+	return append(pad(out, 8), entry...)
+}
