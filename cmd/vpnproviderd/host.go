@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/vpnprovider/vpnproviderd/driver"
+	"github.com/vpnprovider/vpnproviderd/driver/params"
+	"github.com/vpnprovider/vpnproviderd/routing"
+	"github.com/vpnprovider/vpnproviderd/routing/resolvconf"
+	"github.com/vpnprovider/vpnproviderd/routing/rtnl"
+	"github.com/vpnprovider/vpnproviderd/tun"
+)
+
+// host is the network of the host, and what an earlier run left of ours.
+type host struct {
+	kernel  *rtnl.Kernel
+	file    *resolvconf.File
+	network *routing.Network
+	lock    *os.File
+}
+
+// openHost makes the folders, makes sure that no other daemon is at work on
+// them, and removes what an earlier one left.
+func openHost(ctx context.Context, opts options, log *slog.Logger) (*host, error) {
+	for _, folder := range []string{opts.stateDir, opts.runtimeDir} {
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return nil, fmt.Errorf("cannot make a folder: %w", err)
+		}
+	}
+	lock, err := lockFile(filepath.Join(opts.runtimeDir, "lock"))
+	if err != nil {
+		return nil, err
+	}
+	kernel, err := rtnl.NewKernel()
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	h := &host{kernel: kernel, lock: lock, file: resolvconf.New(opts.resolvConf, opts.stateDir, log)}
+	var resolver routing.Resolver = h.file
+	if opts.resolver == "none" {
+		resolver = resolvconf.None{}
+	}
+	h.network = routing.New(kernel, resolver, log)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := h.network.Sweep(ctx); err != nil {
+		return nil, errors.Join(err, h.close())
+	}
+	return h, nil
+}
+
+func (h *host) close() error {
+	h.kernel.Close()
+	return h.lock.Close()
+}
+
+// Facts is driver.Host.
+func (h *host) Facts(ctx context.Context, except int) (params.Host, error) {
+	found, err := h.kernel.Host(ctx, except)
+	if err != nil {
+		return params.Host{}, err
+	}
+	servers, _, err := h.file.Original()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return params.Host{}, err
+	}
+	return params.Host{Addresses: found.Addresses, Gateways: found.Gateways, Nameservers: servers}, nil
+}
+
+// Protect is driver.Host.
+func (h *host) Protect(socket *os.File, bound []netip.Addr) error {
+	err := rtnl.Protect(socket, bound)
+	switch {
+	case errors.Is(err, rtnl.ErrNotProtectable):
+		return driver.Errorf(driver.KindInvalidParameter, "%v", err)
+	case errors.Is(err, rtnl.ErrBoundToTunnel):
+		return driver.Errorf(driver.KindWrongState, "%v", err)
+	}
+	return err
+}
+
+// follow keeps the network as it shall be when what surrounds it changes. The
+// function that it returns ends that.
+func (h *host) follow(ctx context.Context, log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err := h.kernel.Monitor(ctx, func() {
+			refresh, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			if err := h.network.Refresh(refresh); err != nil {
+				log.Warn("cannot follow a change of the network", "error", err)
+			}
+		})
+		if err != nil {
+			log.Error("changes of the network are not followed any more", "error", err)
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// opener is driver.Opener.
+type opener struct{}
+
+// Open makes vpn<slot>. A name that another program has is skipped.
+func (opener) Open(_ context.Context, slot int, events driver.TunnelEvents) (routing.Link, driver.Tunnel, error) {
+	number := slot
+	for ; inUse(name(number)); number += driver.Slots {
+		if number > 1<<16 {
+			return routing.Link{}, nil, fmt.Errorf("the names %s, %s … are in use", name(slot), name(slot+driver.Slots))
+		}
+	}
+	device, err := tun.Open(name(number))
+	if err != nil {
+		return routing.Link{}, nil, err
+	}
+	t, err := tun.New(device, tun.Events{ChannelClosed: events.ChannelClosed, Failed: events.Failed})
+	if err != nil {
+		return routing.Link{}, nil, errors.Join(err, device.Close())
+	}
+	if events.Packet != nil {
+		t.SetSink(events.Packet)
+	}
+	return routing.Link{Name: device.Name(), Index: device.Index(), Slot: slot}, tunnel{t}, nil
+}
+
+func name(number int) string { return "vpn" + strconv.Itoa(number) }
+
+func inUse(name string) bool {
+	_, err := net.InterfaceByName(name)
+	return err == nil
+}
+
+// NewChannel is driver.Opener.
+func (opener) NewChannel() (ours, theirs *os.File, err error) { return tun.NewChannel() }
+
+// CheckChannel is driver.Opener.
+func (opener) CheckChannel(f *os.File) error { return tun.CheckChannel(f) }
+
+// tunnel is driver.Tunnel.
+type tunnel struct{ *tun.Tunnel }
+
+// Permit sets the packet filter.
+func (t tunnel) Permit(p driver.Traffic) error {
+	return t.SetPolicy(tun.Policy{Addresses: p.Addresses, Include: p.Include, Exclude: p.Exclude, Host: p.Host, MTU: p.MTU})
+}
+
+// counter is the file that numbers the sessions while the machine runs.
+type counter string
+
+// next is called by one goroutine at a time.
+func (c counter) next() (driver.SessionID, error) {
+	last := uint64(0)
+	text, err := os.ReadFile(string(c))
+	if err == nil {
+		last, err = strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("cannot read the number of the last session: %w", err)
+	}
+	number := last + 1
+	if err := renameio.WriteFile(string(c), fmt.Appendln(nil, number), 0o600); err != nil {
+		return 0, fmt.Errorf("cannot keep the number of the session: %w", err)
+	}
+	return driver.SessionID(number), nil
+}
+
+// lockFile makes sure that one process at a time works on a runtime folder.
+// The kernel lets go of the lock when the process ends.
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the lock: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another vpnproviderd is running: %s: %w", path, err), f.Close())
+	}
+	return f, nil
+}

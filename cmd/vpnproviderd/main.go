@@ -1,0 +1,111 @@
+// Vpnproviderd is the system service that lets unprivileged programs be VPN
+// clients. It is wiring: the bus in package dbus, the domain in driver, the
+// network in routing, packets in tun.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/pflag"
+
+	"github.com/vpnprovider/vpnproviderd/dbus"
+	"github.com/vpnprovider/vpnproviderd/driver"
+	"github.com/vpnprovider/vpnproviderd/driver/store"
+)
+
+// version is set by the linker.
+var version = "0.1.0-dev"
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	opts, err := parse(args, stdout)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		return exitOK
+	case err != nil:
+		fmt.Fprintf(stderr, "vpnproviderd: %v\nTry 'vpnproviderd --help'.\n", err)
+		return exitUsage
+	case opts.version:
+		fmt.Fprintln(stdout, "vpnproviderd", version)
+		return exitOK
+	}
+	log := newLogger(stderr, opts.level)
+	work := serve
+	if opts.cleanup {
+		work = cleanup
+	}
+	if err := work(ctx, opts, log); err != nil {
+		log.Error("vpnproviderd failed", "error", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+func cleanup(ctx context.Context, opts options, log *slog.Logger) error {
+	h, err := openHost(ctx, opts, log)
+	if err != nil {
+		return err
+	}
+	return h.close()
+}
+
+func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
+	server, err := dbus.Dial(ctx, dbus.Options{
+		Address: opts.bus, Version: version, Polkit: opts.authorization == "polkit", Rate: opts.rate, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	h, err := openHost(ctx, opts, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.close()) }()
+	configs, err := store.Open(filepath.Join(opts.stateDir, "configs"), log)
+	if err != nil {
+		return err
+	}
+	manager, err := driver.NewManager(driver.Options{
+		Network: h.network, Host: h, Opener: opener{}, Store: configs, Observer: server, Packets: server, Log: log,
+		NextSession: counter(filepath.Join(opts.runtimeDir, "session")).next, ConnectTimeout: opts.connectTimeout,
+	})
+	if err != nil {
+		return err
+	}
+	// Undone before the bus is left: providers are told.
+	defer manager.Shutdown()
+	stopWatching := h.follow(ctx, log)
+	defer stopWatching()
+	notify(log, daemon.SdNotifyReady)
+	defer notify(log, daemon.SdNotifyStopping)
+	return server.Serve(ctx, manager)
+}
+
+// notify tells systemd, where it wants to know.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("cannot notify systemd", "state", state, "error", err)
+	}
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/vpnprovider/vpnproviderd/dbus"
+)
+
+// options are the command line.
+type options struct {
+	bus            string
+	stateDir       string
+	runtimeDir     string
+	configDir      string
+	authorization  string
+	resolver       string
+	resolvConf     string
+	connectTimeout time.Duration
+	rate           dbus.Rate
+	level          slog.Level
+	cleanup        bool
+	version        bool
+}
+
+const usage = `Usage: vpnproviderd [options]
+
+The service that lets unprivileged programs be VPN clients. It is started by
+systemd or by the bus, seldom by hand. See vpnproviderd(8).
+
+`
+
+// parse reads the command line; help goes to out.
+func parse(args []string, out io.Writer) (o options, err error) {
+	f := pflag.NewFlagSet("vpnproviderd", pflag.ContinueOnError)
+	f.SetOutput(io.Discard) // errors are told by the caller
+	f.SortFlags = false
+	f.StringVar(&o.bus, "bus", "", "`ADDRESS` of the bus (default: the system bus)")
+	f.StringVar(&o.stateDir, "state-dir", "/var/lib/vpnprovider", "`DIR` of what must outlive a boot")
+	f.StringVar(&o.runtimeDir, "runtime-dir", "/run/vpnprovider", "`DIR` of what must outlive the process")
+	f.StringVar(&o.configDir, "config-dir", "/etc/vpnprovider", "`DIR` of the administrator's files")
+	f.StringVar(&o.authorization, "authorization", "polkit", "who decides: polkit, or owner (the owner of a config and root may all)")
+	f.StringVar(&o.resolver, "resolver", "auto", "what makes the host's DNS: auto, file or none")
+	f.StringVar(&o.resolvConf, "resolv-conf", "/etc/resolv.conf", "`FILE` that the resolver file writes")
+	f.DurationVar(&o.connectTimeout, "connect-timeout", 5*time.Minute, "how long a provider may take to connect")
+	rate := f.String("call-rate", "20:5", "`BURST:RATE` of costly calls, a sender and second; 0: no limit")
+	level := f.String("log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&o.cleanup, "cleanup", false, "remove all that an earlier run left, and exit")
+	f.BoolVar(&o.version, "version", false, "print the version, and exit")
+	f.Usage = func() { fmt.Fprint(out, usage, f.FlagUsages()) }
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	if err := o.level.UnmarshalText([]byte(*level)); err != nil {
+		return o, fmt.Errorf("--log-level %q is not debug, info, warn or error", *level)
+	}
+	if o.rate, err = parseRate(*rate); err != nil {
+		return o, err
+	}
+	return o, o.check()
+}
+
+func (o options) check() error {
+	switch o.authorization {
+	case "polkit", "owner":
+	default:
+		return fmt.Errorf("--authorization %q is neither polkit nor owner", o.authorization)
+	}
+	switch o.resolver {
+	case "auto", "file", "none":
+	case "resolved", "resolvconf":
+		return fmt.Errorf("--resolver %s is not supported by this version", o.resolver)
+	default:
+		return fmt.Errorf("--resolver %q is not auto, file or none", o.resolver)
+	}
+	if o.connectTimeout <= 0 {
+		return fmt.Errorf("--connect-timeout %s is not positive", o.connectTimeout)
+	}
+	return nil
+}
+
+func parseRate(text string) (dbus.Rate, error) {
+	if text == "0" {
+		return dbus.Rate{}, nil
+	}
+	burst, perSecond, _ := strings.Cut(text, ":")
+	b, err := strconv.Atoi(burst)
+	r, rateErr := strconv.ParseFloat(perSecond, 64)
+	if err != nil || rateErr != nil || b < 1 || !(r > 0) || math.IsInf(r, 0) {
+		return dbus.Rate{}, fmt.Errorf("--call-rate %q is not BURST:RATE, as in 20:5", text)
+	}
+	return dbus.Rate{Burst: b, PerSecond: r}, nil
+}
