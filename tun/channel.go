@@ -70,8 +70,8 @@ func checkSocket(fd int) error {
 	return nil
 }
 
-// channel is an attached channel. It ends by its file being closed, by
-// whoever; its receiving goroutine then takes it off the tunnel.
+// channel is an attached channel. Its receiving goroutine takes it off the
+// tunnel when it finds the end of file, or the file closed.
 type channel struct {
 	file *os.File
 	raw  syscall.RawConn
@@ -117,8 +117,10 @@ func newChannel(f *os.File) (*channel, error) {
 	return &channel{file: file, raw: raw, done: make(chan struct{})}, nil
 }
 
-// fail ends the channel because of err.
+// fail ends the channel because of err. What the client sent before is still
+// received; then the receiving goroutine finds the end of file.
 func (c *channel) fail(err error) {
 	c.failure.CompareAndSwap(nil, &err)
-	c.file.Close()
+	// An error means that the channel is closed or at its end already.
+	_ = c.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
 }

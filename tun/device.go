@@ -39,7 +39,9 @@ func (d *Device) SyscallConn() (syscall.RawConn, error) { return d.file.SyscallC
 func (d *Device) SetReadDeadline(t time.Time) error { return d.file.SetReadDeadline(t) }
 
 // Close removes the interface and ends reads and writes under way. It takes
-// about 20 ms, in which the kernel waits for all users of the interface.
+// about 20 ms, in which the kernel waits for all users of the interface. If
+// this process is just starting a program, the interface lasts until that is
+// executed.
 func (d *Device) Close() error { return d.file.Close() }
 
 // checkName refuses names that the kernel would refuse, complete or cut.

@@ -65,14 +65,17 @@ func (m *messages) send(fd uintptr, from, to int) (int, unix.Errno) {
 	}
 }
 
-// receive fills slots from the first on and returns how many. Descriptors
-// that come with a message are closed by the kernel, since there is no room
-// for them. It never blocks.
+// receive fills slots from the first on and returns how many; slots without
+// bytes stand for the end of file, too. Descriptors that come with a message
+// are closed by the kernel, since there is no room for them. It never blocks.
+//
+// A peer that closed before it had read all is told once, as ECONNRESET, and
+// ahead of what it had sent; the end of file comes after that.
 func (m *messages) receive(fd uintptr) (int, unix.Errno) {
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&m.headers[0])),
 			uintptr(len(m.headers)), unix.MSG_DONTWAIT, 0, 0)
-		if errno != unix.EINTR {
+		if errno != unix.EINTR && errno != unix.ECONNRESET {
 			return int(n), errno
 		}
 	}

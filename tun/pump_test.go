@@ -1,0 +1,91 @@
+package tun_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/vpnprovider/vpnproviderd/tun"
+	"github.com/vpnprovider/vpnproviderd/tun/tuntest"
+)
+
+// TestPumpAllocatesNothing counts what all goroutines allocate while packets
+// go through, also refused ones.
+func TestPumpAllocatesNothing(t *testing.T) {
+	b := newBench(t).configure(t)
+	client := b.connect(t)
+	in, out := echo(peer4, own4, 1), echo(own4, peer4, 1)
+	badIn, badOut := echo(peer4, peer4, 1), echo(peer4, peer4, 1)
+	deadline(t, client)
+	deadline(t, b.host)
+	buffer := make([]byte, 2000)
+	through := func(from, to *os.File, bad, good []byte) {
+		for range 100 {
+			from.Write(bad)
+			from.Write(good)
+			if _, err := to.Read(buffer); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := testing.AllocsPerRun(20, func() { through(client, b.host, badIn, in) }); n != 0 {
+		t.Errorf("client → host: %v allocations in 200 packets", n)
+	}
+	if n := testing.AllocsPerRun(20, func() { through(b.host, client, badOut, out) }); n != 0 {
+		t.Errorf("host → client: %v allocations in 200 packets", n)
+	}
+	b.SetSink(func([]byte) error { return nil })
+	client.Close()
+	wait(t, b.ended)
+	if n := testing.AllocsPerRun(20, func() {
+		for range 100 {
+			b.host.Write(out)
+		}
+	}); n != 0 {
+		t.Errorf("host → sink: %v allocations in 100 packets", n)
+	}
+}
+
+// BenchmarkPump moves full packets through a tunnel in memory, where the
+// stand-in for the TUN costs a socket's message where a TUN would cost less.
+func BenchmarkPump(b *testing.B) {
+	run := func(b *testing.B, from, to *os.File, packet []byte) {
+		b.SetBytes(int64(len(packet)))
+		b.ReportAllocs()
+		b.ResetTimer()
+		go func() {
+			for range b.N {
+				if _, err := from.Write(packet); err != nil {
+					return
+				}
+			}
+		}()
+		buffer := make([]byte, 2000)
+		for range b.N {
+			if _, err := to.Read(buffer); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	tunnel := func(b *testing.B) (*bench, *os.File) {
+		x := newBench(b).configure(b)
+		return x, x.connect(b)
+	}
+	payload := make([]byte, 1400)
+	b.Run("client→host", func(b *testing.B) {
+		x, client := tunnel(b)
+		run(b, client, x.host, tuntest.Echo(peer4, own4, 1, 1, payload))
+	})
+	b.Run("host→client", func(b *testing.B) {
+		x, client := tunnel(b)
+		run(b, x.host, client, tuntest.Echo(own4, peer4, 1, 1, payload))
+	})
+	b.Run("socketpair", func(b *testing.B) { // without a tunnel
+		one, other, err := tun.NewChannel()
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer one.Close()
+		defer other.Close()
+		run(b, one, other, tuntest.Echo(own4, peer4, 1, 1, payload))
+	})
+}
