@@ -78,12 +78,10 @@ func Dial(ctx context.Context, opts ...Option) (*Client, error) {
 	// godbus knows no context while it authenticates, and a bus that is
 	// stuck never answers: closing the connection is what ends it.
 	ready := make(chan error, 1)
-	go func() { ready <- c.handshake(ctx) }()
+	c.wg.Go(func() { ready <- c.handshake(ctx) })
 	select {
 	case err = <-ready:
 	case <-ctx.Done():
-		_ = c.Close()
-		_ = <-ready
 		err = ctx.Err()
 	}
 	if err != nil {

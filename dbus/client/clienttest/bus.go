@@ -62,7 +62,7 @@ func BusToKill(t testing.TB) (address string, kill func()) {
 	if err := os.WriteFile(config, fmt.Appendf(nil, busConfig, filepath.Join(dir, "bus")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "--nofork", "--print-address", "--config-file="+config) //nolint:forbidigo // the bus of a test
+	cmd := exec.Command(program, "--nofork", "--print-address", "--config-file="+config)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err == nil {

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/client"
+)
+
+func (c *cli) disconnect() *cobra.Command {
+	return &cobra.Command{
+		Use:   "disconnect [NAME...]",
+		Short: "Disconnect a config, or what is connected",
+		Long: `Disconnect configs, and wait until that is done. Without a NAME: whatever of
+yours is connected.`,
+		Example: `  vpnctl disconnect
+  vpnctl disconnect Work`,
+		ValidArgsFunction: c.completeName(true),
+		RunE: c.do(changeLimit, func(ctx context.Context, d *client.Client, args []string) error {
+			return failed(exitStillThere, c.disconnectAll(ctx, d, args))
+		}),
+	}
+}
+
+func (c *cli) disconnectAll(ctx context.Context, d *client.Client, names []string) error {
+	all, err := configs(ctx, d)
+	if err != nil {
+		return err
+	}
+	var chosen []client.ConfigInfo
+	for _, name := range names {
+		info, err := match(all, name)
+		if err != nil {
+			return err
+		}
+		chosen = append(chosen, info)
+	}
+	if len(names) == 0 {
+		for _, info := range all {
+			if info.State.Active() {
+				chosen = append(chosen, info)
+			}
+		}
+		if len(chosen) == 0 {
+			c.out.line("Nothing is connected.")
+		}
+	}
+	for _, info := range chosen {
+		// Asked even where nothing is active: it may be about to be.
+		if err := d.Config(info.Path).Disconnect(ctx); err != nil {
+			return fmt.Errorf("%s: %w", info.Name, err)
+		}
+		if info.State.Active() {
+			c.out.line("%s: disconnected", clean(info.Name))
+		} else {
+			c.out.line("%s: was not connected", clean(info.Name))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"io"
+	"runtime/debug"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/client"
+)
+
+// How long calls may take. Those that change something may have to wait for
+// a person who is asked for a password.
+const (
+	readLimit   = 30 * time.Second
+	changeLimit = 3 * time.Minute
+)
+
+// cli is one run of the program.
+type cli struct {
+	out     *printer
+	stderr  io.Writer
+	bus     string
+	started bool // a command runs: errors are no longer about its use
+}
+
+// run is the whole program. It returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	c := &cli{out: newPrinter(stdout), stderr: stderr}
+	root := c.root()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !c.started {
+		err = usage(err)
+	}
+	return c.report(ctx, err)
+}
+
+func (c *cli) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "vpnctl",
+		Short: "List, connect and watch VPNs",
+		Long: `List, connect and watch the VPNs that apps offer through vpnproviderd.
+
+A NAME is the name of a config, its id, app/name, or the beginning of a name
+or id that is no other's.
+
+Exit codes: 0 done, 1 another failure, 2 wrong use, 3 time is over, 4 connecting
+failed, 5 disconnecting failed, 7 removing failed, 8 the daemon is not running,
+10 no such config, 130 interrupted.`,
+		Example: `  vpnctl list
+  vpnctl connect Work
+  vpnctl status
+  vpnctl disconnect`,
+		Version:       version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetVersionTemplate("vpnctl {{.Version}}\n")
+	root.PersistentFlags().StringVar(&c.bus, "bus", "", "D-Bus `ADDRESS` instead of the system bus")
+	root.AddCommand(c.list(), c.show(), c.create(), c.connect(), c.disconnect(), c.remove(), c.status(), c.monitor())
+	return root
+}
+
+// action is what a command does, once connected.
+type action func(ctx context.Context, d *client.Client, args []string) error
+
+// do runs an action with a connection to the bus and a limit; 0 is none.
+func (c *cli) do(limit time.Duration, act action) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		c.started = true
+		ctx := cmd.Context()
+		if limit > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, limit)
+			defer cancel()
+		}
+		d, err := c.dial(ctx)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		return act(ctx, d, args)
+	}
+}
+
+func (c *cli) dial(ctx context.Context) (*client.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	var opts []client.Option
+	if c.bus != "" {
+		opts = append(opts, client.WithAddress(c.bus))
+	}
+	d, err := client.Dial(ctx, opts...)
+	if err != nil {
+		return nil, &failure{code: exitNotRunning, err: err, hint: "check that D-Bus runs, or pass --bus ADDRESS"}
+	}
+	return d, nil
+}
+
+// version is what the Go toolchain knows of this build.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(devel)"
+	}
+	return info.Main.Version
+}
+
+// jsonFlag is the same for every command that reads.
+func jsonFlag(cmd *cobra.Command, to *bool) {
+	cmd.Flags().BoolVar(to, "json", false, "print JSON")
+}

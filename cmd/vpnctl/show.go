@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/client"
+)
+
+func (c *cli) show() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show NAME",
+		Short: "Show all about a config",
+		Example: `  vpnctl show Work
+  vpnctl show --json com.example.Demo/Work`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.completeName(false),
+		RunE: c.do(readLimit, func(ctx context.Context, d *client.Client, args []string) error {
+			info, err := resolve(ctx, d, args[0])
+			if err != nil {
+				return err
+			}
+			p, err := d.Config(info.Path).Properties(ctx)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return c.out.json(p)
+			}
+			c.out.block("", configFields(p))
+			return nil
+		}),
+	}
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func configFields(p client.ConfigProperties) []field {
+	fields := []field{
+		{"Name", p.Name},
+		{"App", p.App},
+		{"ID", id(p.Path)},
+		{"Owner", strconv.FormatUint(uint64(p.Owner), 10)},
+		{"Source", string(p.Source)},
+		{"State", string(p.State)},
+		{"Reason", p.FailureReason},
+		{"Auto-connect", yesNo(p.AutoConnect)},
+		{"Lockdown", yesNo(p.Lockdown)},
+		{"Last connected", when(p.LastConnected)},
+	}
+	for _, key := range slices.Sorted(maps.Keys(p.Data)) {
+		fields = append(fields, field{"Data " + key, fmt.Sprint(p.Data[key])})
+	}
+	return fields
+}
+
+func when(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.Local().Format(time.DateTime)
+}
