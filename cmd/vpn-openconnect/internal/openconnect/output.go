@@ -19,8 +19,7 @@ type EventKind int
 
 // The kinds.
 const (
-	LinkLost   EventKind = iota + 1 // openconnect tries to reach its server again
-	LinkBack                        // and has reached it; also said of the first time
+	Reached    EventKind = iota + 1 // the server, for the first time or again
 	MTUChanged                      // packets must not be longer from now on
 	NoScript                        // the script could not be started
 )
@@ -59,10 +58,7 @@ func eventOf(line []byte) (Event, bool) {
 	line = bytes.TrimRight(withoutTime(line), "\r")
 	switch {
 	case bytes.HasPrefix(line, []byte("Connected to HTTPS on ")):
-		return Event{Kind: LinkBack}, true
-	case bytes.HasPrefix(line, []byte("Failed to reconnect to ")),
-		bytes.HasPrefix(line, []byte("sleep ")) && bytes.Contains(line, []byte("remaining timeout")):
-		return Event{Kind: LinkLost}, true
+		return Event{Kind: Reached}, true
 	case bytes.HasPrefix(line, []byte("execl: ")):
 		return Event{Kind: NoScript}, true
 	}
