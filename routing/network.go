@@ -34,8 +34,8 @@ type Network struct {
 	// base is what the links were before they became ours.
 	base map[int]LinkState
 
-	// uplinks are the links that led to the world at some time: they do not
-	// become a local network by losing their default route.
+	// uplinks are the links that led off this host at some time: they do not
+	// become local networks by losing their default route.
 	uplinks map[int]bool
 }
 
@@ -183,11 +183,14 @@ func (n *Network) note(f Facts) {
 		n.goal.put(base)
 	}
 	n.have.put(f.Link)
-	for i, s := range f.Subnets {
+	for _, s := range f.Subnets {
 		if !s.Virtual {
 			n.uplinks[s.Link] = true
 		}
-		f.Subnets[i].Virtual = s.Virtual && !n.uplinks[s.Link]
+	}
+	for i := range f.Subnets {
+		s := &f.Subnets[i]
+		s.Virtual = s.Virtual && !n.uplinks[s.Link]
 	}
 }
 

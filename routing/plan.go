@@ -27,14 +27,15 @@ func Plan(c Config, f Facts) State {
 		Addresses: c.addresses(f),
 		Routes:    map[RouteKey]Route{},
 	}
-	v4, v6 := c.families(s.Addresses)
+	l := c.lists()
+	v4, v6 := c.families(l, s.Addresses)
 	families := []family{v4}
 	if f.IPv6 {
 		families = append(families, v6)
 	}
 	table := Table(c.Link.Slot)
 	for _, fam := range families {
-		b := c.blocks(fam, f.Subnets)
+		b := c.blocks(l, fam, f.Subnets)
 		b.compact()
 		if fam.v6 {
 			b[linkLocal()] = Throw
@@ -125,12 +126,36 @@ func lastOf(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
+// lists are what goes into the tunnel and what stays out, masked. No block is
+// in both.
+type lists struct {
+	include []netip.Prefix
+	exclude map[netip.Prefix]bool
+}
+
+// lists reads those of c. The default route of IPv4 as the only exclusion means
+// that nothing is excluded, as clients write it that cannot pass an empty list.
+func (c Config) lists() lists {
+	l := lists{exclude: make(map[netip.Prefix]bool, len(c.Exclude))}
+	for _, p := range c.Exclude {
+		l.exclude[p.Masked()] = true
+	}
+	if all := netip.PrefixFrom(netip.IPv4Unspecified(), 0); len(l.exclude) == 1 && l.exclude[all] {
+		clear(l.exclude)
+	}
+	for _, p := range c.Include {
+		if p = p.Masked(); !l.exclude[p] {
+			l.include = append(l.include, p)
+		}
+	}
+	return l
+}
+
 // families says of both what the tunnel does with them.
-func (c Config) families(addresses []Address) (v4, v6 family) {
+func (c Config) families(l lists, addresses []Address) (v4, v6 family) {
 	v4 = family{all: netip.PrefixFrom(netip.IPv4Unspecified(), 0)}
 	v6 = family{all: netip.PrefixFrom(netip.IPv6Unspecified(), 0), v6: true}
-	include := c.inclusions()
-	v4.full, v6.full = coversAll(include, v4.all), coversAll(include, v6.all)
+	v4.full, v6.full = coversAll(l.include, v4.all), coversAll(l.include, v6.all)
 	v4.addressed = hasIPv4(addresses)
 	v6.addressed = slices.ContainsFunc(addresses, func(a Address) bool { return !a.Addr.Is4() })
 	v4.blocked = !v4.addressed && v6.full && !c.AllowIPv4
@@ -138,34 +163,9 @@ func (c Config) families(addresses []Address) (v4, v6 family) {
 	return v4, v6
 }
 
-// exclusions are masked. The default route of IPv4 as the only one means that
-// nothing is excluded, as clients write it that cannot pass an empty list.
-func (c Config) exclusions() map[netip.Prefix]bool {
-	m := map[netip.Prefix]bool{}
-	for _, p := range c.Exclude {
-		m[p.Masked()] = true
-	}
-	if all := netip.PrefixFrom(netip.IPv4Unspecified(), 0); len(m) == 1 && m[all] {
-		return nil
-	}
-	return m
-}
-
-// inclusions are masked and without those that are excluded.
-func (c Config) inclusions() []netip.Prefix {
-	excluded := c.exclusions()
-	var list []netip.Prefix
-	for _, p := range c.Include {
-		if p = p.Masked(); !excluded[p] {
-			list = append(list, p)
-		}
-	}
-	return list
-}
-
 // blocks are those of one family, before they are merged.
-func (c Config) blocks(fam family, subnets []Subnet) blocks {
-	b := blocks{}
+func (c Config) blocks(l lists, fam family, subnets []Subnet) blocks {
+	b := make(blocks, len(l.include)+len(l.exclude)+len(subnets))
 	into := Unicast
 	if !fam.addressed {
 		// A packet would leave with the address of another interface, and the
@@ -175,12 +175,12 @@ func (c Config) blocks(fam family, subnets []Subnet) blocks {
 	if fam.blocked {
 		b[fam.all] = Unreachable
 	}
-	for _, p := range c.inclusions() {
+	for _, p := range l.include {
 		if p.Addr().Is4() != fam.v6 {
 			b[p] = into
 		}
 	}
-	for p := range c.exclusions() {
+	for p := range l.exclude {
 		if p.Addr().Is4() != fam.v6 {
 			b[p] = Throw
 		}

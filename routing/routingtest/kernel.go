@@ -116,16 +116,19 @@ func (k *Kernel) State() routing.State {
 	return k.state.Clone()
 }
 
-// String is State with one object a line, in the order that matters.
+// String is State with one object a line, in the order that matters: among the
+// addresses and rules of a family.
 func (k *Kernel) String() string {
 	s := k.State()
 	var lines []string
 	for _, i := range slices.Sorted(maps.Keys(s.Links)) {
 		lines = append(lines, fmt.Sprintf("link %+v", s.Links[i]))
 	}
+	slices.SortStableFunc(s.Addresses, func(a, b routing.Address) int { return a.Addr.BitLen() - b.Addr.BitLen() })
 	for _, a := range s.Addresses {
 		lines = append(lines, fmt.Sprintf("address %+v", a))
 	}
+	slices.SortStableFunc(s.Rules, func(a, b routing.Rule) int { return bit(a.IPv6) - bit(b.IPv6) })
 	for _, r := range s.Rules {
 		lines = append(lines, fmt.Sprintf("rule %+v", r))
 	}
@@ -135,6 +138,13 @@ func (k *Kernel) String() string {
 	}
 	slices.Sort(routes)
 	return strings.Join(append(lines, routes...), "\n")
+}
+
+func bit(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // Execute implements routing.Kernel.
@@ -160,6 +170,7 @@ func (k *Kernel) execute(op routing.Op) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := k.Failures.Next(); err != nil {
+		k.half(op)
 		return err
 	}
 	if op.Verb == routing.Delete {
@@ -167,6 +178,15 @@ func (k *Kernel) execute(op routing.Op) error {
 		return nil
 	}
 	return k.put(op)
+}
+
+// half carries out a part of what failed: a link's settings are several calls.
+func (k *Kernel) half(op routing.Op) {
+	o, ok := op.Object.(routing.LinkState)
+	if now, there := k.state.Links[o.Index]; ok && there && op.Verb != routing.Delete {
+		now.MTU, now.Alias = o.MTU, o.Alias
+		k.setLink(now)
+	}
 }
 
 func (k *Kernel) put(op routing.Op) error {

@@ -1,0 +1,452 @@
+package routing_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpnprovider/vpnproviderd/routing"
+	"github.com/vpnprovider/vpnproviderd/routing/routingtest"
+)
+
+// host is a fake one with two TUNs.
+type host struct {
+	*routing.Network
+	kernel   *routingtest.Kernel
+	resolver *routingtest.Resolver
+	failures *routingtest.Failures
+}
+
+func newHost(perLink bool) *host {
+	f := &routingtest.Failures{}
+	h := &host{kernel: routingtest.NewKernel(f), resolver: routingtest.NewResolver(f), failures: f}
+	h.resolver.Link = perLink
+	h.kernel.AddLink(7)
+	h.kernel.AddLink(8)
+	h.restart()
+	return h
+}
+
+// restart is a new process on the same host.
+func (h *host) restart() {
+	h.Network = routing.New(h.kernel, h.resolver, slog.New(slog.DiscardHandler))
+}
+
+func (h *host) String() string {
+	return fmt.Sprintf("%s\ndns %+v", h.kernel, h.resolver.Current())
+}
+
+func (h *host) apply(t *testing.T, c routing.Config) {
+	t.Helper()
+	if err := h.Apply(t.Context(), c); err != nil {
+		t.Fatalf("cannot apply %+v: %v", c, err)
+	}
+}
+
+// A failure at any operation of any update leaves exactly what was before.
+func TestApplyFailsBack(t *testing.T) {
+	cases := 0
+	for seed := uint64(0); cases < 13315; seed++ {
+		r := rand.New(rand.NewPCG(seed, 1))
+		perLink := r.IntN(2) == 0
+		facts := randomFacts(r)
+		before, after := randomConfig(r), randomConfig(r)
+		for at := 0; ; at++ {
+			h := newHost(perLink)
+			h.kernel.SetFacts(facts)
+			h.apply(t, before)
+			want := h.String()
+			h.failures.At(at)
+			err := h.Apply(t.Context(), after)
+			if h.failures.Done() <= at {
+				if err != nil {
+					t.Fatal(err)
+				}
+				break // there are no more operations
+			}
+			cases++
+			if !errors.Is(err, routingtest.ErrInjected) {
+				t.Fatalf("seed %d, operation %d: error %v, want the injected one", seed, at, err)
+			}
+			if diff := cmp.Diff(want, h.String()); diff != "" {
+				t.Fatalf("seed %d, operation %d: not the previous state (-want +got)\n%s\nfrom %+v\nto %+v",
+					seed, at, diff, before, after)
+			}
+			// Nothing is left of the failure: the same update works now, and
+			// the end leaves nothing.
+			h.failures.At()
+			h.apply(t, after)
+			h.apply(t, routing.Config{})
+			if diff := cmp.Diff(newHost(perLink).String(), h.String()); diff != "" {
+				t.Fatalf("seed %d, operation %d: left at the end\n%s", seed, at, diff)
+			}
+		}
+	}
+	t.Logf("%d cases", cases)
+}
+
+// When the way back fails too, the next Apply repairs.
+func TestApplyRepairs(t *testing.T) {
+	for seed := range uint64(3000) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		facts := randomFacts(r)
+		before, after, last := randomConfig(r), randomConfig(r), randomConfig(r)
+		h := newHost(r.IntN(2) == 0)
+		h.kernel.SetFacts(facts)
+		h.apply(t, before)
+		h.failures.At(r.IntN(8), r.IntN(16), 3, 7, 8, 9)
+		_ = h.Apply(t.Context(), after)
+		h.failures.At()
+		h.apply(t, last)
+
+		fresh := newHost(h.resolver.Link)
+		fresh.kernel.SetFacts(facts)
+		fresh.apply(t, last)
+		if diff := cmp.Diff(sorted(fresh.String()), sorted(h.String())); diff != "" {
+			t.Fatalf("seed %d: (-want +got)\n%s\nfrom %+v\nto %+v\nthen %+v", seed, diff, before, after, last)
+		}
+	}
+}
+
+// sorted forgets in which order addresses came.
+func sorted(s string) string {
+	lines := strings.Split(s, "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// At every instant of an update each packet meets its old or its new fate. One
+// that enters or leaves the tunnel by the update may be refused for a moment;
+// one that stays in is not. Were the daemon killed at that instant, nothing
+// that was to stay in the tunnel would go out in the clear.
+func TestUpdateHasNoThirdFate(t *testing.T) {
+	for seed := range uint64(1500) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		facts := randomFacts(r)
+		before, after := randomConfig(r), randomConfig(r)
+		h := newHost(false)
+		h.kernel.SetFacts(facts)
+		h.apply(t, before)
+		old := h.kernel.State()
+		future := newHost(false)
+		future.kernel.SetFacts(facts)
+		future.apply(t, after)
+		next := future.kernel.State()
+
+		addrs := make([]netip.Addr, 60)
+		for i := range addrs {
+			addrs[i] = randomAddr(r, i%3 == 0)
+		}
+		if before.Active() && after.Active() && before.Link != after.Link {
+			continue // two tables: TestUpdateToAnotherLink
+		}
+		h.kernel.Trace = func(op routing.Op) {
+			now := h.kernel.State()
+			for _, a := range addrs {
+				was, is, will := routingtest.FateIn(old, a), routingtest.FateIn(now, a), routingtest.FateIn(next, a)
+				if is != was && is != will && (is != routingtest.Refused || was == will) {
+					t.Fatalf("seed %d: %s was %s, will be %s, is %s after %+v\nfrom %+v\nto %+v", seed, a, was, will, is, op, before, after)
+				}
+				killed := routingtest.FateIn(withoutTunnels(now), a)
+				if was != routingtest.Clear && will != routingtest.Clear && killed == routingtest.Clear {
+					t.Fatalf("seed %d: %s goes out in the clear when killed after %+v\nfrom %+v\nto %+v", seed, a, op, before, after)
+				}
+			}
+		}
+		h.apply(t, after)
+	}
+}
+
+func withoutTunnels(s routing.State) routing.State {
+	s = s.Clone()
+	for k, r := range s.Routes {
+		if r.Type == routing.Unicast {
+			delete(s.Routes, k)
+		}
+	}
+	return s
+}
+
+// From one link to another without an end in between, what both carry never
+// goes out in the clear.
+func TestUpdateToAnotherLink(t *testing.T) {
+	full := routing.Config{
+		Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1500, Addresses: prefixes("10.8.0.2/24"), Include: prefixes("0.0.0.0/0"),
+	}
+	h := newHost(false)
+	h.apply(t, full)
+	before := h.kernel.State().Links[8]
+	h.kernel.Trace = func(op routing.Op) {
+		if got := h.kernel.Fate(netip.MustParseAddr("198.51.100.1")); got != routingtest.Tunnel {
+			t.Errorf("%s after %+v", got, op)
+		}
+	}
+	full.Link = routing.Link{Name: "vpn1", Index: 8, Slot: 1}
+	h.apply(t, full)
+	if got := h.kernel.State().Links[7]; got != (routing.LinkState{Index: 7, MTU: 1500}) {
+		t.Errorf("the first link is left as %+v, want %+v", got, before)
+	}
+}
+
+// A daemon that is killed leaves the guard, and the next one nothing.
+func TestSweepAfterKill(t *testing.T) {
+	h := newHost(false)
+	empty := newHost(false)
+	c := routing.Config{
+		Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1500, Addresses: prefixes("10.8.0.2/24"),
+		Include: prefixes("0.0.0.0/0", "198.51.100.0/24"), Exclude: prefixes("198.51.0.0/16"),
+		DNS: routing.DNS{Servers: []netip.Addr{netip.MustParseAddr("10.8.0.1")}},
+	}
+	h.apply(t, c)
+	h.kernel.RemoveLink(7)
+	empty.kernel.RemoveLink(7)
+	for addr, want := range map[string]routingtest.Fate{
+		"192.0.2.1": routingtest.Refused, "198.51.100.1": routingtest.Refused,
+		"198.51.1.1": routingtest.Clear, "2001:db8::1": routingtest.Refused,
+	} {
+		if got := h.kernel.Fate(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s is %s after the kill, want %s", addr, got, want)
+		}
+	}
+	h.restart()
+	if err := h.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(empty.String(), h.String()); diff != "" {
+		t.Error(diff)
+	}
+	if err := h.Sweep(t.Context()); err != nil {
+		t.Errorf("nothing to sweep: %v", err)
+	}
+}
+
+// A link with our mark that nobody has any more is removed by a sweep.
+func TestSweepRemovesOurLinks(t *testing.T) {
+	h := newHost(false)
+	h.apply(t, routing.Config{Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1500, Addresses: prefixes("10.8.0.2/24")})
+	h.restart()
+	if err := h.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	links := h.kernel.State().Links
+	if _, ok := links[7]; ok || len(links) != 1 {
+		t.Errorf("links %v", links)
+	}
+}
+
+// A process that takes over a tunnel changes nothing by it, and can end it.
+func TestAdopt(t *testing.T) {
+	c := routing.Config{
+		Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1400, Addresses: prefixes("10.8.0.2/24", "fd00::2/64"),
+		Include: prefixes("0.0.0.0/0"), Exclude: prefixes("10.0.0.0/8"),
+		DNS: routing.DNS{Servers: []netip.Addr{netip.MustParseAddr("10.8.0.1")}},
+	}
+	h := newHost(false)
+	h.apply(t, c)
+	h.restart()
+	if err := h.Adopt(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := h.String()
+	h.failures.At()
+	h.apply(t, c)
+	if before != h.String() || h.failures.Done() != 1 {
+		t.Errorf("taking over needed %d operations, want the DNS alone", h.failures.Done())
+	}
+	h.apply(t, routing.Config{})
+	s := h.kernel.State()
+	if !(routing.State{Addresses: s.Addresses, Routes: s.Routes, Rules: s.Rules, DNS: h.resolver.Current()}).Empty() {
+		t.Errorf("left: %s", h)
+	}
+	if l := s.Links[7]; l.Up || l.Alias != "" {
+		t.Errorf("the link is left as %+v", l)
+	}
+}
+
+func TestRefresh(t *testing.T) {
+	h := newHost(false)
+	if err := h.Refresh(t.Context()); err != nil {
+		t.Fatalf("with nothing applied: %v", err)
+	}
+	c := routing.Config{
+		Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1500, Addresses: prefixes("10.8.0.2/24"), Include: prefixes("0.0.0.0/0"),
+		DNS: routing.DNS{Servers: []netip.Addr{netip.MustParseAddr("10.8.0.1")}},
+	}
+	h.apply(t, c)
+	refresh := func(facts routing.Facts) {
+		t.Helper()
+		facts.IPv6, facts.LinkIPv6 = true, true
+		h.kernel.SetFacts(facts)
+		if err := h.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fate := func(addr string, want routingtest.Fate) {
+		t.Helper()
+		if got := h.kernel.Fate(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s is %s, want %s", addr, got, want)
+		}
+	}
+	refresh(routing.Facts{Subnets: []routing.Subnet{{Prefix: netip.MustParsePrefix("172.17.0.0/16"), Link: 3, Virtual: true}}})
+	fate("172.17.0.2", routingtest.Clear)
+	refresh(routing.Facts{})
+	fate("172.17.0.2", routingtest.Tunnel)
+
+	// The link of a default route does not become a local network when the
+	// route is gone for a while.
+	lan := routing.Subnet{Prefix: netip.MustParsePrefix("192.168.1.0/24"), Link: 2}
+	refresh(routing.Facts{Subnets: []routing.Subnet{lan}})
+	lan.Virtual = true
+	refresh(routing.Facts{Subnets: []routing.Subnet{lan}})
+	fate("192.168.1.1", routingtest.Tunnel)
+
+	// What another program took away comes back.
+	whole := h.String()
+	for _, o := range []routing.Object{
+		h.kernel.State().Rules[0],
+		routing.Route{RouteKey: routing.RouteKey{Table: routing.TableBase, Dst: netip.MustParsePrefix("0.0.0.0/0"), Metric: routing.Metric}},
+		h.kernel.State().Addresses[0],
+	} {
+		h.kernel.Remove(o)
+		sets := h.resolver.Sets()
+		if err := h.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(sorted(whole), sorted(h.String())); diff != "" {
+			t.Errorf("without %+v:\n%s", o, diff)
+		}
+		if h.resolver.Sets() != sets+1 {
+			t.Error("the DNS was not sent again")
+		}
+	}
+
+	// One that fails is made up for by the next.
+	h.kernel.Remove(h.kernel.State().Rules[0])
+	h.failures.At(0)
+	if err := h.Refresh(t.Context()); !errors.Is(err, routingtest.ErrInjected) {
+		t.Errorf("error %v, want the injected one", err)
+	}
+	if err := h.Refresh(t.Context()); err != nil || sorted(h.String()) != sorted(whole) {
+		t.Errorf("not made up for: %v\n%s", err, h)
+	}
+	h.apply(t, routing.Config{})
+	if diff := cmp.Diff(newHost(false).String(), h.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestApplyTheSameDoesNothing(t *testing.T) {
+	h := newHost(false)
+	c := routing.Config{
+		Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1000, Addresses: prefixes("10.8.0.2/24"), Include: prefixes("0.0.0.0/0"),
+		DNS: routing.DNS{Servers: []netip.Addr{netip.MustParseAddr("10.8.0.1")}},
+	}
+	h.apply(t, c)
+	h.failures.At()
+	h.apply(t, c)
+	if n := h.failures.Done(); n != 0 {
+		t.Errorf("%d operations", n)
+	}
+}
+
+// Apply keeps its own copy.
+func TestApplyKeepsACopy(t *testing.T) {
+	h := newHost(false)
+	c := routing.Config{
+		Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1500, Addresses: prefixes("10.8.0.2/24"), Include: prefixes("0.0.0.0/0"),
+		DNS: routing.DNS{Servers: []netip.Addr{netip.MustParseAddr("10.8.0.1")}},
+	}
+	h.apply(t, c)
+	before := h.String()
+	c.Include[0], c.Addresses[0], c.DNS.Servers[0] = prefixes("10.0.0.0/8")[0], prefixes("10.9.0.2/24")[0], netip.IPv4Unspecified()
+	if err := h.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, h.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The DNS of a link is made before the link is up, that of the whole host when
+// the tunnel takes the questions.
+func TestWhenDNSIsSet(t *testing.T) {
+	for _, perLink := range []bool{true, false} {
+		h := newHost(perLink)
+		var upAt, ruleAt, setAt, n int
+		h.kernel.Trace = func(op routing.Op) {
+			n++
+			if setAt == 0 && h.resolver.Current() != nil {
+				setAt = n
+			}
+			switch o := op.Object.(type) {
+			case routing.LinkState:
+				if o.Up && upAt == 0 {
+					upAt = n
+				}
+			case routing.Rule:
+				ruleAt = n
+			}
+		}
+		h.apply(t, routing.Config{
+			Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1500, Addresses: prefixes("10.8.0.2/24"),
+			DNS: routing.DNS{Servers: []netip.Addr{netip.MustParseAddr("10.8.0.1")}},
+		})
+		if perLink && setAt != upAt || !perLink && setAt != 0 || h.resolver.Sets() != 1 {
+			t.Errorf("per link %v: link up at %d, rules until %d, DNS seen at %d", perLink, upAt, ruleAt, setAt)
+		}
+	}
+}
+
+// What cannot be carried out is refused before anything is touched.
+func TestApplyRefuses(t *testing.T) {
+	good := routing.Config{Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1500, Addresses: prefixes("10.8.0.2/24")}
+	for name, change := range map[string]func(*routing.Config){
+		"slot":      func(c *routing.Config) { c.Link.Slot = 64 },
+		"mtu":       func(c *routing.Config) { c.MTU, c.Addresses = 1279, prefixes("fd00::2/64") },
+		"no block":  func(c *routing.Config) { c.Include = []netip.Prefix{{}} },
+		"mapped":    func(c *routing.Config) { c.Exclude = prefixes("::ffff:10.0.0.0/104") },
+		"link gone": func(c *routing.Config) { c.Link.Index = 99 },
+	} {
+		h := newHost(false)
+		h.apply(t, good)
+		before := h.String()
+		bad := good
+		change(&bad)
+		if err := h.Apply(t.Context(), bad); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		if h.String() != before || h.failures.Done() == 0 {
+			t.Errorf("%s: something changed", name)
+		}
+	}
+}
+
+// A caller that gives up in the middle gets the previous state.
+func TestApplyCancelled(t *testing.T) {
+	h := newHost(false)
+	before := h.String()
+	ctx, cancel := context.WithCancel(t.Context())
+	n := 0
+	h.kernel.Trace = func(routing.Op) {
+		if n++; n == 4 {
+			cancel()
+		}
+	}
+	err := h.Apply(ctx, routing.Config{
+		Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1500, Addresses: prefixes("10.8.0.2/24"), Include: prefixes("10.0.0.0/8"),
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if diff := cmp.Diff(before, h.String()); diff != "" {
+		t.Error(diff)
+	}
+}
