@@ -53,7 +53,9 @@ type peer struct {
 	known bool
 	uid   uint32
 
-	mute bool // Unsubscribe was called
+	// Protected by dispatcher.mu.
+	mute      bool // Unsubscribe was called
+	listening bool // Subscribe was called: the service is needed
 }
 
 // dispatcher starts the calls of each sender in order, one at a time; a call
@@ -66,6 +68,7 @@ type dispatcher struct {
 	mu    sync.Mutex
 	peers map[string]*peer
 	total int
+	used  bool           // there was a call since the last question
 	idle  sync.WaitGroup // goroutines that serve
 }
 
@@ -122,6 +125,7 @@ func (d *dispatcher) admit(p *peer, c *call) error {
 // count must be called with mu held.
 func (d *dispatcher) count(p *peer, packet bool, n int) {
 	d.total += n
+	d.used = true
 	if packet {
 		p.packets += n
 	} else {
@@ -185,4 +189,17 @@ func (d *dispatcher) listeners(owner uint32) []*peer {
 		}
 	}
 	return list
+}
+
+// unused says that there has been no call since it was asked last, that none
+// is in flight and that nobody listens.
+func (d *dispatcher) unused() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	used := d.used || d.total > 0
+	d.used = false
+	for _, p := range d.peers {
+		used = used || p.listening
+	}
+	return !used
 }

@@ -203,7 +203,7 @@ func showAddDialog(r *request) ([]any, error) {
 func (r *request) setMute(mute bool) error {
 	r.calls.mu.Lock()
 	defer r.calls.mu.Unlock()
-	r.peer.mute = mute
+	r.peer.mute, r.peer.listening = mute, !mute
 	return nil
 }
 

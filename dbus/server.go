@@ -176,6 +176,10 @@ func (s *Server) nameChanged(signal *godbus.Signal) {
 	s.calls.gone(name)
 }
 
+// Idle says that nobody has called since it was asked last, that no call is in
+// flight and that nobody listens who said so with Subscribe.
+func (s *Server) Idle() bool { return s.calls.unused() }
+
 // Close leaves the bus. Replies that are still to be sent are sent first.
 func (s *Server) Close() error {
 	s.out.close()

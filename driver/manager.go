@@ -151,6 +151,14 @@ func (m *Manager) Shutdown() {
 	m.closing.Wait()
 }
 
+// Idle says that nobody needs the manager: no provider is registered and no
+// session exists.
+func (m *Manager) Idle() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.providers) == 0 && m.active == nil
+}
+
 // tell must be called with mu held.
 func (m *Manager) tell(n Notice) { m.opts.Observer.Observe(n) }
 

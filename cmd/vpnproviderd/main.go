@@ -98,14 +98,11 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	defer manager.Shutdown()
 	stopWatching := h.follow(ctx, log)
 	defer stopWatching()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go watchdog(ctx, manager, log)
+	go exitWhenIdle(ctx, opts.idleExit, stop, func() bool { return server.Idle() && manager.Idle() })
 	notify(log, daemon.SdNotifyReady)
 	defer notify(log, daemon.SdNotifyStopping)
 	return server.Serve(ctx, manager)
-}
-
-// notify tells systemd, where it wants to know.
-func notify(log *slog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("cannot notify systemd", "state", state, "error", err)
-	}
 }

@@ -24,6 +24,7 @@ type options struct {
 	resolver       string
 	resolvConf     string
 	connectTimeout time.Duration
+	idleExit       time.Duration
 	rate           dbus.Rate
 	level          slog.Level
 	cleanup        bool
@@ -50,6 +51,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.StringVar(&o.resolver, "resolver", "auto", "what makes the host's DNS: auto, file or none")
 	f.StringVar(&o.resolvConf, "resolv-conf", "/etc/resolv.conf", "`FILE` that the resolver file writes")
 	f.DurationVar(&o.connectTimeout, "connect-timeout", 5*time.Minute, "how long a provider may take to connect")
+	f.DurationVar(&o.idleExit, "idle-exit", 0, "exit when nobody has needed the service for that long; 0: never")
 	rate := f.String("call-rate", "20:5", "`BURST:RATE` of costly calls, a sender and second; 0: no limit")
 	level := f.String("log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&o.cleanup, "cleanup", false, "remove all that an earlier run left, and exit")
@@ -85,6 +87,9 @@ func (o options) check() error {
 	}
 	if o.connectTimeout <= 0 {
 		return fmt.Errorf("--connect-timeout %s is not positive", o.connectTimeout)
+	}
+	if o.idleExit < 0 {
+		return fmt.Errorf("--idle-exit %s is negative", o.idleExit)
 	}
 	return nil
 }
