@@ -54,7 +54,7 @@ install: build ## below DESTDIR and PREFIX (/usr)
 	install -Dm755 -t $(root)/sbin bin/vpnproviderd
 	install -Dm755 -t $(root)/bin $(clients)
 	install -d $(root)/lib/systemd/system
-	for unit in systemd/*.service systemd/*.socket; do \
+	for unit in systemd/*.service; do \
 		sed 's#/usr/sbin/vpnproviderd#$(PREFIX)/sbin/vpnproviderd#g' $$unit >$(root)/lib/systemd/system/$${unit##*/} || exit; \
 	done
 	install -Dm644 systemd/vpnprovider.sysusers.conf $(root)/lib/sysusers.d/vpnprovider.conf
