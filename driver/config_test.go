@@ -184,7 +184,8 @@ func TestProviders(t *testing.T) {
 		kind(t, err, driver.KindInvalidParameter)
 		_, err = b.RegisterProvider(provider, app, driver.ProviderOptions{DisplayName: "a\nb"}, false)
 		kind(t, err, driver.KindInvalidParameter)
-		kind(t, b.UnregisterProvider(ui, app), driver.KindNotFound)
+		kind(t, b.UnregisterProvider(ui, app), driver.KindNotOwner)
+		kind(t, b.UnregisterProvider(ui, "com.example.Unknown"), driver.KindNotFound)
 		if err := b.ForgetProvider(ui, app); err != nil {
 			t.Error(err)
 		}

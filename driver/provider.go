@@ -142,9 +142,13 @@ func (m *Manager) UnregisterProvider(by Caller, app string) error {
 		return err
 	}
 	p := m.providers[providerKey{by.UID, app}]
-	if p == nil || p.conn != by.Conn {
+	if p == nil {
 		m.mu.Unlock()
-		return Errorf(KindNotFound, "the caller is not the provider of app %q", app)
+		return Errorf(KindNotFound, "app %q has no provider", app)
+	}
+	if p.conn != by.Conn {
+		m.mu.Unlock()
+		return Errorf(KindNotOwner, "the caller is not the provider of app %q", app)
 	}
 	undone := m.dropProvider(p)
 	m.mu.Unlock()
