@@ -35,6 +35,11 @@ func (s *Service) registerProvider(app string, options dict, sender godbus.Sende
 		return nil, fail(wire.ErrAlreadyExists, "%s is registered by another connection", app)
 	}
 	s.providers[app] = &provider{string(sender), options}
+	for path, c := range s.configs {
+		if c.app == app && c.source == wire.SourcePlatform {
+			s.deliver(path)
+		}
+	}
 	return dict{"version": godbus.MakeVariant("test"), "features": godbus.MakeVariant([]string{"packet"})}, nil
 }
 
@@ -106,7 +111,7 @@ func (s *Service) createConfig(app, name string, options dict, sender godbus.Sen
 	s.addConfig(app, name, source, data)
 	s.configs[path].autoConnect = options["autoConnect"].Value() == true
 	if p != nil && source == wire.SourcePlatform {
-		s.signal(p.sender, wire.RootPath, wire.ManagerInterface+".ConfigCreated", path, name, s.configs[path].data)
+		s.deliver(path)
 	}
 	return path, nil
 }

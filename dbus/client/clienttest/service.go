@@ -39,6 +39,7 @@ type config struct {
 	app, name, source, state, reason string
 	data                             map[string]godbus.Variant
 	autoConnect                      bool
+	delivered                        bool // ConfigCreated was sent
 	session                          godbus.ObjectPath
 }
 
@@ -167,10 +168,19 @@ func (s *Service) AddConfig(app, name string, data map[string]any) string {
 		variants[key] = godbus.MakeVariant(value)
 	}
 	path := s.addConfig(app, name, wire.SourcePlatform, variants)
-	if p := s.providers[app]; p != nil {
-		s.signal(p.sender, wire.RootPath, wire.ManagerInterface+".ConfigCreated", path, name, variants)
+	if s.providers[app] != nil {
+		s.deliver(path)
 	}
 	return string(path)
+}
+
+// deliver tells the provider of a config of the platform, once.
+func (s *Service) deliver(path godbus.ObjectPath) {
+	c := s.configs[path]
+	if !c.delivered {
+		c.delivered = true
+		s.signal(s.providers[c.app].sender, wire.RootPath, wire.ManagerInterface+".ConfigCreated", path, c.name, c.data)
+	}
 }
 
 func (s *Service) addConfig(app, name, source string, data map[string]godbus.Variant) godbus.ObjectPath {
@@ -231,7 +241,7 @@ func (s *Service) setState(path godbus.ObjectPath, state string) {
 	s.changed(path, wire.ConfigInterface, "State", "Session", "FailureReason")
 }
 
-// End ends a session with a reason, as failed where it is not empty.
+// End ends a session with a reason.
 func (s *Service) End(path, reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -250,7 +260,7 @@ func (s *Service) end(each *session, reason string) {
 	}
 	c.session, c.reason = wire.NoPath, reason
 	state := wire.StateIdle
-	if reason != "" {
+	if reason != wire.ReasonUser && reason != wire.ReasonRemoved && reason != wire.ReasonReplaced && reason != wire.ReasonShutdown {
 		state = wire.StateFailed
 	}
 	s.setState(each.config, state)
