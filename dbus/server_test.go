@@ -184,10 +184,10 @@ func base(path string) string {
 	return strings.TrimPrefix(path, wire.RootPath)
 }
 
-// provider registers and creates a config.
-func (b *bench) provider(uid uint32) (*client, godbus.ObjectPath) {
+// provider is one of Alice's, with a config.
+func (b *bench) provider() (*client, godbus.ObjectPath) {
 	b.t.Helper()
-	c := b.client(uid)
+	c := b.client(harness.Alice)
 	c.must(c.manager("RegisterProvider", app, dict{}))
 	var config godbus.ObjectPath
 	c.must(c.manager("CreateConfig", "", "Work", dict{}), &config)
@@ -213,7 +213,7 @@ func parameters() dict {
 // concern and to nobody else.
 func TestSignals(t *testing.T) {
 	b := newBench(t)
-	p, config := b.provider(harness.Alice)
+	p, config := b.provider()
 	ui, stranger, root, mute := b.client(harness.Alice), b.client(harness.Bob), b.client(0), b.client(harness.Alice)
 	for _, c := range []*client{ui, stranger, root, mute} {
 		c.must(c.manager("ListConfigs"))
@@ -270,7 +270,7 @@ func compare(t testing.TB, who string, got, want []string) {
 // called.
 func TestInvisible(t *testing.T) {
 	b := newBench(t)
-	p, config := b.provider(harness.Alice)
+	p, config := b.provider()
 	var session godbus.ObjectPath
 	p.must(p.config(config, "Connect", dict{}), &session)
 	stranger := b.client(harness.Bob)
@@ -312,7 +312,7 @@ func id(path godbus.ObjectPath) string {
 // Exactly these parts of the contract are not there in this version.
 func TestNotSupported(t *testing.T) {
 	b := newBench(t)
-	p, config := b.provider(harness.Alice)
+	p, config := b.provider()
 	var session godbus.ObjectPath
 	p.must(p.config(config, "Connect", dict{}), &session)
 	format := dict{"format": godbus.MakeVariant("offload")}
@@ -402,7 +402,7 @@ func example(signature string, f *os.File) any {
 // Properties and introspection, with the errors of the D-Bus specification.
 func TestStandardInterfaces(t *testing.T) {
 	b := newBench(t)
-	p, config := b.provider(harness.Alice)
+	p, config := b.provider()
 	var session godbus.ObjectPath
 	p.must(p.config(config, "Connect", dict{}), &session)
 	all, err := wire.Interfaces()
@@ -450,7 +450,7 @@ func TestStandardInterfaces(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	b := newBench(t)
-	p, config := b.provider(harness.Alice)
+	p, config := b.provider()
 	text := p.refused(p.manager("RegisterProvider", app, dict{
 		"displayName": godbus.MakeVariant(1), "replace": godbus.MakeVariant("yes"), "nonsense": godbus.MakeVariant(1),
 	}), wire.ErrInvalidParameter)
@@ -476,7 +476,7 @@ func TestOptions(t *testing.T) {
 // The service says goodbye with an error when the bus goes away.
 func TestBusLost(t *testing.T) {
 	b := newBench(t)
-	b.provider(harness.Alice)
+	b.provider()
 	b.bus.Kill(t)
 	select {
 	case err := <-b.served:

@@ -120,7 +120,7 @@ func (s *stream) receive() error {
 	isCall := godbus.Type(header[1]) == godbus.TypeMethodCall
 	if isCall && body > maxBody {
 		closeAll(fds)
-		fds, err := s.skip(body)
+		fds, err = s.skip(body)
 		closeAll(fds)
 		s.onCall(unreadable(message, order, errTooLong))
 		return err

@@ -34,7 +34,7 @@ func descriptors(t testing.TB) int {
 // Whatever a call carries, no descriptor stays open that nobody asked for.
 func TestDescriptors(t *testing.T) {
 	b := newBench(t)
-	p, config := b.provider(harness.Alice)
+	p, config := b.provider()
 	var session godbus.ObjectPath
 	p.must(p.config(config, "Connect", dict{}), &session)
 	r, w, err := os.Pipe()
@@ -78,7 +78,7 @@ func TestDescriptors(t *testing.T) {
 // The descriptors that we give away are ours no more.
 func TestOpenChannels(t *testing.T) {
 	b := newBench(t)
-	p, config := b.provider(harness.Alice)
+	p, config := b.provider()
 	var session godbus.ObjectPath
 	p.must(p.config(config, "Connect", dict{}), &session)
 	before := descriptors(t)
@@ -100,7 +100,7 @@ func TestOpenChannels(t *testing.T) {
 // Pipelined calls of one sender are served in their order.
 func TestOrder(t *testing.T) {
 	b := newBench(t)
-	p, config := b.provider(harness.Alice)
+	p, config := b.provider()
 	var session godbus.ObjectPath
 	p.must(p.config(config, "Connect", dict{}), &session)
 	p.must(p.session(session, "SetParameters", parameters()))
@@ -134,7 +134,7 @@ func TestOrder(t *testing.T) {
 // it are served when their turn comes.
 func TestCallsInFlight(t *testing.T) {
 	b := newBench(t)
-	p, config := b.provider(harness.Alice)
+	p, config := b.provider()
 	release := b.Hold("open")
 	done := make(chan *godbus.Call, 100)
 	object := p.Object(wire.BusName, config)
@@ -159,7 +159,7 @@ func TestCallsInFlight(t *testing.T) {
 // A call that waits steps aside for the sender's next.
 func TestWaitingCallStepsAside(t *testing.T) {
 	b := newBench(t)
-	p, config := b.provider(harness.Alice)
+	p, config := b.provider()
 	p.must(p.config(config, "Connect", dict{}))
 	release := b.Hold("undo")
 	ui, second := b.client(harness.Alice), make(chan *godbus.Call, 1)
@@ -197,7 +197,7 @@ func TestRate(t *testing.T) {
 // Introspection and sessions that come and go do not disturb each other.
 func TestIntrospectWhileSessionsComeAndGo(t *testing.T) {
 	b := newBench(t)
-	p, config := b.provider(harness.Alice)
+	p, config := b.provider()
 	watcher := b.client(harness.Alice)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -227,7 +227,7 @@ func TestIntrospectWhileSessionsComeAndGo(t *testing.T) {
 // A panic answers its call, and the service lives.
 func TestPanic(t *testing.T) {
 	b := newBench(t)
-	p, config := b.provider(harness.Alice)
+	p, config := b.provider()
 	var session godbus.ObjectPath
 	p.must(p.config(config, "Connect", dict{}), &session)
 	p.must(p.session(session, "SetParameters", parameters()))
@@ -244,7 +244,7 @@ func TestPanic(t *testing.T) {
 // lets them pass, are refused and harm nobody.
 func TestUnreadableMessages(t *testing.T) {
 	b := newBench(t)
-	p, _ := b.provider(harness.Alice)
+	p, _ := b.provider()
 	p.refused(p.manager("CreateConfig", app, strings.Repeat("x", 2<<20), dict{}), wire.ErrLimitExceeded)
 	raw := dialRaw(t, b.bus)
 	// 32 arrays and then 32 structs deep is what the specification allows.
@@ -262,7 +262,7 @@ func TestUnreadableMessages(t *testing.T) {
 // The provider that leaves the bus takes its session along.
 func TestProviderLeaves(t *testing.T) {
 	b := newBench(t)
-	p, config := b.provider(harness.Alice)
+	p, config := b.provider()
 	p.must(p.config(config, "Connect", dict{}))
 	ui := b.client(harness.Alice)
 	p.Close()

@@ -183,7 +183,7 @@ func TestEnds(t *testing.T) {
 			if len(b.Sessions(ui)) == 0 {
 				b.t.Error("the session did not wait for another channel")
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 		}, driver.Failed, "channel closed", false},
 		"tun died": {func(b *bench, _ driver.SessionID) { b.Tunnel().Events.Failed(drivertest.ErrForced) }, driver.Failed, "internal error: forced failure", false},
 		"shutdown": {func(b *bench, _ driver.SessionID) { b.Shutdown() }, driver.Idle, "shutdown", false},
@@ -228,7 +228,7 @@ func TestTimeout(t *testing.T) {
 		b.Log()
 		time.Sleep(5*time.Minute - 1)
 		b.observed()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		b.observed("session 1: disconnecting", `config Work: disconnecting session 1 ""`,
 			`:1.1 gets error "connection timed out" of session 1`, `:1.1 gets disconnected "connection timed out" of session 1`,

@@ -35,49 +35,55 @@ type SessionInfo struct {
 // Notice is one thing that happened.
 type Notice interface{ notice() }
 
-// What an Observer is told of objects, for whoever may see them. A change
-// carries the object as it was and as it is.
-type (
-	ConfigAdded    struct{ Config ConfigInfo }
-	ConfigChanged  struct{ Before, After ConfigInfo }
-	ConfigGone     struct{ Config ConfigInfo }
-	SessionAdded   struct{ Session SessionInfo }
-	SessionChanged struct{ Before, After SessionInfo }
-	SessionGone    struct{ Session SessionInfo }
-)
+// ConfigAdded is told to whoever may see the config.
+type ConfigAdded struct{ Config ConfigInfo }
 
-// What an Observer is told for one connection alone, To.
-type (
-	// PlatformMessage is a message of a session to its provider.
-	PlatformMessage struct {
-		To      string
-		Session SessionID
-		Config  ConfigID
-		Message string
-		Error   string
-	}
+// ConfigChanged has the config as it was and as it is.
+type ConfigChanged struct{ Before, After ConfigInfo }
 
-	// ConfigCreated: the platform created a config of the provider's app.
-	ConfigCreated struct {
-		To     string
-		Config ConfigInfo
-	}
+// ConfigGone has the config as it was last.
+type ConfigGone struct{ Config ConfigInfo }
 
-	// ConfigRemoved: another than the provider removed one.
-	ConfigRemoved struct {
-		To   string
-		ID   ConfigID
-		Name string
-	}
+// SessionAdded is told to whoever may see the session.
+type SessionAdded struct{ Session SessionInfo }
 
-	// UIEvent asks the provider for a dialog. Config is empty where there is
-	// none yet.
-	UIEvent struct {
-		To     string
-		Event  string
-		Config ConfigID
-	}
-)
+// SessionChanged has the session as it was and as it is.
+type SessionChanged struct{ Before, After SessionInfo }
+
+// SessionGone has the session as it was last.
+type SessionGone struct{ Session SessionInfo }
+
+// PlatformMessage is a message of a session to its provider, the connection
+// To alone.
+type PlatformMessage struct {
+	To      string
+	Session SessionID
+	Config  ConfigID
+	Message string
+	Error   string
+}
+
+// ConfigCreated tells the provider To of a config that the platform created
+// for its app.
+type ConfigCreated struct {
+	To     string
+	Config ConfigInfo
+}
+
+// ConfigRemoved tells the provider To of a config that another removed.
+type ConfigRemoved struct {
+	To   string
+	ID   ConfigID
+	Name string
+}
+
+// UIEvent asks the provider To for a dialog. Config is empty where there is
+// none yet.
+type UIEvent struct {
+	To     string
+	Event  string
+	Config ConfigID
+}
 
 func (ConfigAdded) notice()     {}
 func (ConfigChanged) notice()   {}

@@ -242,7 +242,7 @@ func (m *Manager) Statistics(by Caller, id SessionID) (map[string]uint64, error)
 
 // Notify takes what the provider says of its connection.
 func (m *Manager) Notify(by Caller, id SessionID, connected bool) error {
-	var undone <-chan struct{} = closed()
+	undone := closed()
 	err := m.owned(by, id, func(s *session) error {
 		if !connected {
 			undone = s.endLocked(EventNotifyFailure, ReasonProviderFailure)

@@ -50,39 +50,32 @@ type outcome struct {
 // this session, final where an ending session goes to. ok is false where the
 // event does not belong to the state; then nothing happens.
 func next(state State, event Event, notified bool, final State) (out outcome, ok bool) {
+	alive := state.HasSession() && state != Disconnecting
 	switch event {
 	case EventConnect:
 		return outcome{next: Connecting}, !state.HasSession()
 	case EventOpenFailed:
 		return outcome{next: Failed}, !state.HasSession()
-	case EventUndone:
-		return outcome{next: final}, state == Disconnecting
-	}
-	if !state.HasSession() || state == Disconnecting {
-		return outcome{next: state}, false
-	}
-	switch event {
 	case EventParameters:
 		if notified {
-			return outcome{next: Connected}, true
+			return outcome{next: Connected}, alive
 		}
-		return outcome{next: Configured}, true
+		return outcome{next: Configured}, alive
 	case EventNotifyConnected:
 		// In connecting and reconnecting it is remembered for the next
 		// parameters, which alone end those states.
 		if state == Configured {
-			return outcome{next: Connected}, true
+			return outcome{next: Connected}, alive
 		}
-		return outcome{next: state}, true
+		return outcome{next: state}, alive
 	case EventStop:
-		return outcome{next: Disconnecting, end: Idle}, true
+		return outcome{next: Disconnecting, end: Idle}, alive
 	case EventTimeout:
-		if state != Connecting && state != Reconnecting {
-			return outcome{next: state}, false
-		}
-		return outcome{next: Disconnecting, end: Failed}, true
+		return outcome{next: Disconnecting, end: Failed}, state == Connecting || state == Reconnecting
 	case EventNotifyFailure, EventProviderGone, EventChannelClosed, EventBroken:
-		return outcome{next: Disconnecting, end: Failed}, true
+		return outcome{next: Disconnecting, end: Failed}, alive
+	case EventUndone:
+		return outcome{next: final}, state == Disconnecting
 	}
 	return outcome{next: state}, false
 }

@@ -101,8 +101,8 @@ func (h *host) follow(ctx context.Context, log *slog.Logger) (stop func()) {
 	go func() {
 		defer close(done)
 		err := h.kernel.Monitor(ctx, func() {
-			refresh, cancel := context.WithTimeout(ctx, 10*time.Second)
-			defer cancel()
+			refresh, done := context.WithTimeout(ctx, 10*time.Second)
+			defer done()
 			if err := h.network.Refresh(refresh); err != nil {
 				log.Warn("cannot follow a change of the network", "error", err)
 			}

@@ -174,7 +174,7 @@ func (w *World) Tunnel() *Tunnel {
 	return w.tunnels[len(w.tunnels)-1]
 }
 
-// Open tunnels, those that were not closed.
+// OpenTunnels counts those that were not closed.
 func (w *World) OpenTunnels() (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
