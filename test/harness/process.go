@@ -62,8 +62,9 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-// Start starts a program in the namespace. It is killed when the test ends,
-// and its output is shown if the test failed.
+// Start starts a program in the namespace. It is killed when the test ends, and
+// its output is shown if the test failed. A data race that a program built with
+// the race detector reports fails the test.
 func (n *Namespace) Start(t testing.TB, c Command) *Process {
 	t.Helper()
 	p, err := n.start(c)
@@ -72,6 +73,9 @@ func (n *Namespace) Start(t testing.TB, c Command) *Process {
 	}
 	t.Cleanup(func() {
 		p.Kill()
+		if strings.Contains(p.Output(), "WARNING: DATA RACE") {
+			t.Errorf("%s has a data race", p.name)
+		}
 		if t.Failed() {
 			t.Logf("output of %s (%v):\n%s", p.name, p.err, p.Output())
 		}
@@ -81,7 +85,8 @@ func (n *Namespace) Start(t testing.TB, c Command) *Process {
 
 func (n *Namespace) start(c Command) (*Process, error) {
 	p := &Process{name: filepath.Base(c.Argv[0]), cmd: exec.Command(c.Argv[0], c.Argv[1:]...), exited: make(chan struct{})}
-	p.cmd.Env = append(append(os.Environ(), ownerVariable+strconv.Itoa(os.Getpid())), c.Env...)
+	p.cmd.Env = append(os.Environ(), ownerVariable+strconv.Itoa(os.Getpid()), "GORACE=atexit_sleep_ms=0")
+	p.cmd.Env = append(p.cmd.Env, c.Env...)
 	p.cmd.Stdin = strings.NewReader(c.Stdin)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	p.cmd.ExtraFiles = c.Files
