@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -416,4 +417,45 @@ func TestRelayEnds(t *testing.T) {
 			t.Errorf("%d descriptors open, %d before", n, before)
 		}
 	})
+}
+
+// One direction of a channel, as the daemon fills it.
+func BenchmarkReadPackets(b *testing.B) {
+	for _, batch := range []int{1, 16, 64, 128} {
+		b.Run(strconv.Itoa(batch), func(b *testing.B) {
+			ch, peer := bareChannels(b)
+			bufs, sizes := buffers(batch, 2048)
+			packets := make([][]byte, 64)
+			for i := range packets {
+				packets[i] = make([]byte, 1400)
+			}
+			go func() {
+				for {
+					if _, err := peer.WritePackets(packets); err != nil {
+						return
+					}
+				}
+			}()
+			b.SetBytes(1400)
+			b.ReportAllocs()
+			for got := 0; got < b.N; {
+				n, err := ch.ReadPackets(bufs, sizes)
+				if err != nil {
+					b.Fatal(err)
+				}
+				got += n
+			}
+		})
+	}
+}
+
+func bareChannels(b *testing.B) (ch, peer *client.Channel) {
+	b.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ch, peer = client.NewChannel(b, pair[0]), client.NewChannel(b, pair[1])
+	b.Cleanup(func() { _, _ = ch.Close(), peer.Close() })
+	return ch, peer
 }

@@ -28,6 +28,7 @@ type Client struct {
 	lost     bool            // the connection is gone
 	owner    string          // unique name of the daemon, "" while it is away
 	ownerSeq godbus.Sequence // of the signal that said so
+	lastSeq  godbus.Sequence // of the last signal
 	provider *Provider
 	sessions map[godbus.ObjectPath]*Session // of provider
 	watchers map[*watcher]struct{}

@@ -239,6 +239,20 @@ func TestConfigs(t *testing.T) {
 	}
 }
 
+func TestInteraction(t *testing.T) {
+	address := clienttest.Bus(t)
+	service := clienttest.Start(t, address)
+	for _, want := range []bool{true, false} {
+		var opts []client.Option
+		if !want {
+			opts = append(opts, client.WithoutInteraction())
+		}
+		if _, err := dial(t, address, opts...).ListConfigs(t.Context()); err != nil || service.Interactive() != want {
+			t.Errorf("interactive %v, want %v; %v", service.Interactive(), want, err)
+		}
+	}
+}
+
 // Anybody on the bus can send what looks like the daemon's signals, with
 // descriptors too.
 func TestForgedSignals(t *testing.T) {

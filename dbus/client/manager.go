@@ -91,24 +91,18 @@ func (c *Client) ListConfigs(ctx context.Context) ([]ConfigInfo, error) {
 
 // ListSessions lists the sessions that the caller may see.
 func (c *Client) ListSessions(ctx context.Context) ([]SessionInfo, error) {
-	out, _, err := c.listSessions(ctx)
-	return out, err
-}
-
-func (c *Client) listSessions(ctx context.Context) ([]SessionInfo, godbus.Sequence, error) {
 	var rows []struct {
 		Path, Config godbus.ObjectPath
 		Interface    string
 	}
-	seq, err := c.manager(ctx, "ListSessions", nil, &rows)
-	if err != nil {
-		return nil, seq, fmt.Errorf("cannot list sessions: %w", err)
+	if _, err := c.manager(ctx, "ListSessions", nil, &rows); err != nil {
+		return nil, fmt.Errorf("cannot list sessions: %w", err)
 	}
 	out := make([]SessionInfo, 0, len(rows))
 	for _, r := range rows {
 		out = append(out, SessionInfo{string(r.Path), string(r.Config), r.Interface})
 	}
-	return out, seq, nil
+	return out, nil
 }
 
 // ListProviders lists the apps of the caller's uid that the daemon knows.

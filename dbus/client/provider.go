@@ -391,7 +391,8 @@ func (p *Provider) reregister() error {
 	if err := p.register(ctx, p.options); err != nil {
 		return err
 	}
-	listed, seq, err := p.c.listSessions(ctx)
+	before := p.c.lastSignal()
+	listed, err := p.c.ListSessions(ctx)
 	if err != nil {
 		return err
 	}
@@ -402,7 +403,7 @@ func (p *Provider) reregister() error {
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
 	for _, s := range p.c.sessions {
-		if !alive[s.path] && s.started < seq {
+		if !alive[s.path] && s.started <= before {
 			p.c.endSession(s, wire.ReasonInternalPrefix+"the daemon was restarted")
 		}
 	}

@@ -27,6 +27,7 @@ func (d dispatcher) DeliverSignal(_, _ string, sig *godbus.Signal) {
 	if c.lost {
 		return
 	}
+	c.lastSeq = sig.Sequence
 	if sig.Sender == busName {
 		c.ownerChanged(sig)
 		return
@@ -58,6 +59,15 @@ func (d dispatcher) Terminate() {
 	for w := range c.watchers {
 		w.signals.finish()
 	}
+}
+
+// lastSignal is the place of the last signal in the stream. What came up to
+// there is in whatever is read from now on. What comes before the answer may
+// or may not be: the daemon may have looked before it sent the signal.
+func (c *Client) lastSignal() godbus.Sequence {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lastSeq
 }
 
 func (c *Client) ownerChanged(sig *godbus.Signal) {

@@ -90,7 +90,7 @@ type watcher struct {
 	out      chan Change
 	configs  map[godbus.ObjectPath]ConfigProperties
 	sessions map[godbus.ObjectPath]SessionProperties
-	synced   godbus.Sequence // signals before this are in what was read
+	synced   godbus.Sequence // signals up to this are in what was read
 }
 
 func (w *watcher) run(ctx context.Context, all objects) {
@@ -122,18 +122,21 @@ func (w *watcher) run(ctx context.Context, all objects) {
 	}
 }
 
+// read reads everything. Signals that come meanwhile are taken afterwards, and
+// say again what may have been read: only differences are told.
 func (w *watcher) read(ctx context.Context) (objects, error) {
 	var all objects
-	seq, err := w.c.call(ctx, wire.RootPath, wire.ObjectManagerInterface+".GetManagedObjects", nil, &all)
+	before := w.c.lastSignal()
+	_, err := w.c.call(ctx, wire.RootPath, wire.ObjectManagerInterface+".GetManagedObjects", nil, &all)
 	if err == nil {
-		w.synced = seq
+		w.synced = before
 	}
 	return all, err
 }
 
 // take turns a signal into changes.
 func (w *watcher) take(ctx context.Context, sig *godbus.Signal) []Change {
-	if sig.Sequence < w.synced {
+	if sig.Sequence <= w.synced {
 		return nil
 	}
 	switch sig.Name {
@@ -150,7 +153,7 @@ func (w *watcher) take(ctx context.Context, sig *godbus.Signal) []Change {
 		var path godbus.ObjectPath
 		var interfaces map[string]map[string]godbus.Variant
 		if godbus.Store(sig.Body, &path, &interfaces) == nil {
-			return w.add(path, interfaces)
+			return w.compareOne(path, interfaces)
 		}
 	case wire.ObjectManagerInterface + ".InterfacesRemoved":
 		var path godbus.ObjectPath
@@ -169,6 +172,7 @@ func (w *watcher) take(ctx context.Context, sig *godbus.Signal) []Change {
 	return nil
 }
 
+// add remembers an object.
 func (w *watcher) add(path godbus.ObjectPath, interfaces map[string]map[string]godbus.Variant) []Change {
 	if from, ok := interfaces[wire.ConfigInterface]; ok {
 		p := ConfigProperties{Path: string(path)}
@@ -206,11 +210,17 @@ func (w *watcher) change(path godbus.ObjectPath, iface string, changed map[strin
 	slices.Sort(fields)
 	if p, ok := w.configs[path]; ok && iface == wire.ConfigInterface {
 		p.apply(changed)
+		if reflect.DeepEqual(p, w.configs[path]) {
+			return nil
+		}
 		w.configs[path] = p
 		return []Change{{Kind: Changed, Config: &p, Fields: fields}}
 	}
 	if p, ok := w.sessions[path]; ok && iface == wire.SessionInterface {
 		p.apply(changed)
+		if reflect.DeepEqual(p, w.sessions[path]) {
+			return nil
+		}
 		w.sessions[path] = p
 		return []Change{{Kind: Changed, Session: &p, Fields: fields}}
 	}
@@ -242,6 +252,7 @@ func (w *watcher) compare(all objects) []Change {
 	return append(out, Change{Kind: Synced})
 }
 
+// compareOne tells of one object that was read or added.
 func (w *watcher) compareOne(path godbus.ObjectPath, interfaces map[string]map[string]godbus.Variant) []Change {
 	config, knownConfig := w.configs[path]
 	session, knownSession := w.sessions[path]

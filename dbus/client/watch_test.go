@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
@@ -53,7 +54,6 @@ func TestWatch(t *testing.T) {
 	s := f.connect(t)
 	configFields := []string{"FailureReason", "Session", "State"}
 	is(t, changes, client.Added, s.Path(), client.StateConnecting)
-	is(t, changes, client.Changed, s.Path(), client.StateConnecting, "State")
 	is(t, changes, client.Changed, f.config.Path(), client.StateConnecting, configFields...)
 	if _, err := s.SetParameters(t.Context(), client.Parameters{Addresses: prefixes("10.0.0.2/32")}); err != nil {
 		t.Fatal(err)
@@ -98,6 +98,39 @@ func TestWatchOverARestart(t *testing.T) {
 	is(t, changes, client.Synced, "", "")
 	other := f.service.AddConfig(app, "Other", nil)
 	is(t, changes, client.Added, other, client.StateIdle)
+}
+
+// What comes while the first reading is under way is told once.
+func TestWatchStartsInTheMiddleOfChanges(t *testing.T) {
+	f := newFixture(t)
+	const n = 500
+	made := make(chan struct{})
+	go func() {
+		defer close(made)
+		for i := range n {
+			f.service.AddConfig(app, strconv.Itoa(i), nil)
+		}
+	}()
+	var watches []<-chan client.Change
+	for running := true; running && len(watches) < 30; {
+		watches = append(watches, watch(t, f.client))
+		select {
+		case <-made:
+			running = false
+		default:
+		}
+	}
+	for _, changes := range watches {
+		seen := make(map[string]bool)
+		for len(seen) <= n { // with that of the fixture
+			if change := take(t, changes); change.Kind == client.Added {
+				if seen[change.Config.Name] {
+					t.Fatalf("%s was added twice", change.Config.Name)
+				}
+				seen[change.Config.Name] = true
+			}
+		}
+	}
 }
 
 func TestWatchEndsWithItsContext(t *testing.T) {

@@ -4,6 +4,7 @@ package clienttest
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -63,7 +64,8 @@ func BusToKill(t testing.TB) (address string, kill func()) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(program, "--nofork", "--print-address", "--config-file="+config)
-	cmd.Stderr = os.Stderr
+	var complaints bytes.Buffer
+	cmd.Stderr = &complaints
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
@@ -74,6 +76,9 @@ func BusToKill(t testing.TB) (address string, kill func()) {
 	kill = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("dbus-daemon: %s", &complaints)
+		}
 	})
 	t.Cleanup(kill)
 	address, err = bufio.NewReader(out).ReadString('\n')

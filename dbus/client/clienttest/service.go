@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -28,6 +29,8 @@ type Service struct {
 	faults    map[string]*godbus.Error
 	protected []uint64 // inodes of protected sockets
 	acks      []string
+
+	interactive atomic.Bool // the last call allowed to ask the user
 }
 
 type provider struct {
@@ -80,7 +83,7 @@ func Start(t testing.TB, address string) *Service {
 // longer who called it.
 func (s *Service) Restart(address string) {
 	s.t.Helper()
-	conn, err := godbus.Connect(address, godbus.WithIncomingInterceptor(answerAlone))
+	conn, err := godbus.Connect(address, godbus.WithIncomingInterceptor(s.intercept))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -313,6 +316,9 @@ func (s *Service) Protected() []uint64 {
 	defer s.mu.Unlock()
 	return append([]uint64(nil), s.protected...)
 }
+
+// Interactive says whether the last call allowed polkit to ask the user.
+func (s *Service) Interactive() bool { return s.interactive.Load() }
 
 // Acknowledged are the messages that were.
 func (s *Service) Acknowledged() []string {

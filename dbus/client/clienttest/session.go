@@ -101,10 +101,15 @@ func channelInfo() dict {
 	}
 }
 
-// answerAlone keeps godbus from answering OpenPacketChannel: only who sends
-// the answer knows when the descriptor in it may be closed.
-func answerAlone(msg *godbus.Message) {
-	if msg.Type == godbus.TypeMethodCall && msg.Headers[godbus.FieldMember].Value() == "OpenPacketChannel" {
+// intercept sees calls before godbus serves them. It keeps godbus from
+// answering OpenPacketChannel: only who sends the answer knows when the
+// descriptor in it may be closed.
+func (s *Service) intercept(msg *godbus.Message) {
+	if msg.Type != godbus.TypeMethodCall {
+		return
+	}
+	s.interactive.Store(msg.Flags&godbus.FlagAllowInteractiveAuthorization != 0)
+	if msg.Headers[godbus.FieldMember].Value() == "OpenPacketChannel" {
 		msg.Flags |= godbus.FlagNoReplyExpected
 	}
 }
