@@ -27,7 +27,8 @@ func open(name string) (*Device, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	// Any socket will do for the ioctls; the service may make no Internet ones.
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
