@@ -1,6 +1,9 @@
 package harness
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+)
 
 // The addresses of a Topology. Everything in the Internet and Private blocks is
 // an address of the server namespace, so whatever is sent there is answered:
@@ -56,16 +59,16 @@ func NewTopology(t testing.TB) *Topology {
 	top.Router.IP(
 		t,
 		"addr add "+RouterIPv4+"/24 dev r0",
-		"addr add "+RouterIPv6+"/64 dev r0",
+		"addr add "+RouterIPv6+"/64 dev r0 nodad",
 		"addr add 198.51.100.1/24 dev r1",
-		"addr add 2001:db8:100::1/64 dev r1",
+		"addr add 2001:db8:100::1/64 dev r1 nodad",
 		"route add default via "+ServerIPv4,
 		"route add default via "+ServerIPv6,
 	)
 	top.Server.IP(
 		t,
 		"addr add "+ServerIPv4+"/24 dev s0",
-		"addr add "+ServerIPv6+"/64 dev s0",
+		"addr add "+ServerIPv6+"/64 dev s0 nodad",
 		"route add default via 198.51.100.1",
 		"route add default via 2001:db8:100::1",
 		"route add local "+InternetIPv4+" dev lo",
@@ -76,11 +79,26 @@ func NewTopology(t testing.TB) *Topology {
 	top.Host.IP(
 		t,
 		"addr add "+HostIPv4+"/24 dev h0",
-		"addr add "+HostIPv6+"/64 dev h0",
+		"addr add "+HostIPv6+"/64 dev h0 nodad",
 		"route add default via "+RouterIPv4,
 		"route add default via "+RouterIPv6,
 	)
+	top.Host.AwaitAnswer(t, ServerIPv4)
+	top.Host.AwaitAnswer(t, ServerIPv6)
 	return top
+}
+
+// AwaitAnswer pings an address until it answers. New links and addresses are
+// not ready at once: the kernel activates them in the background.
+func (n *Namespace) AwaitAnswer(t testing.TB, address string) {
+	t.Helper()
+	Eventually(t, Timeout, address+" answers", func() error {
+		out, err := n.Output(t, Command{Argv: []string{"ping", "-n", "-c1", "-W1", address}})
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+		return nil
+	})
 }
 
 // SecondUplink gives the host another interface, h1, to the router's r2. The
@@ -89,8 +107,10 @@ func NewTopology(t testing.TB) *Topology {
 func (top *Topology) SecondUplink(t testing.TB) {
 	t.Helper()
 	Veth(t, top.Host, "h1", top.Router, "r2")
-	top.Router.IP(t, "addr add "+SecondRouterIPv4+"/24 dev r2", "addr add "+SecondRouterIPv6+"/64 dev r2")
-	top.Host.IP(t, "addr add "+SecondIPv4+"/24 dev h1", "addr add "+SecondIPv6+"/64 dev h1")
+	top.Router.IP(t, "addr add "+SecondRouterIPv4+"/24 dev r2", "addr add "+SecondRouterIPv6+"/64 dev r2 nodad")
+	top.Host.IP(t, "addr add "+SecondIPv4+"/24 dev h1", "addr add "+SecondIPv6+"/64 dev h1 nodad")
+	top.Host.AwaitAnswer(t, SecondRouterIPv4)
+	top.Host.AwaitAnswer(t, SecondRouterIPv6)
 }
 
 // Clear counts what the host sends and gets in clear, seen at the router.

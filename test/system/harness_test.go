@@ -28,7 +28,7 @@ func TestTopology(t *testing.T) {
 	web := harness.StartWeb(t, top.Server, 80)
 
 	for _, dst := range []string{harness.ServerIPv4, harness.ServerIPv6, "203.0.113.9", "2001:db8:113::9", "10.98.1.2", "fd98::7"} {
-		top.Host.Run(t, "ping", "-c1", "-W5", dst)
+		top.Host.AwaitAnswer(t, dst)
 	}
 	for url, want := range map[string]string{
 		"http://203.0.113.9/":       harness.HostIPv4,
@@ -42,7 +42,7 @@ func TestTopology(t *testing.T) {
 		t.Errorf("the server saw requests from %v, want 2", got)
 	}
 
-	if n := clear.Count(t, harness.To("10.98.0.0/16")); n != 1 {
+	if n := clear.Count(t, harness.To("10.98.0.0/16")); n < 1 || n > 3 {
 		t.Errorf("%d packets to the private block, want the ping:\n%v", n, clear)
 	}
 	if n := clear.Count(t, func(p harness.Packet) bool { return harness.To(harness.InternetIPv6)(p) && p.DstPort == 80 }); n < 4 {
