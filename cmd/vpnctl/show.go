@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os/user"
 	"slices"
 	"strconv"
 	"time"
@@ -47,7 +48,7 @@ func configFields(p client.ConfigProperties) []field {
 		{"Name", p.Name},
 		{"App", p.App},
 		{"ID", id(p.Path)},
-		{"Owner", strconv.FormatUint(uint64(p.Owner), 10)},
+		{"Owner", owner(p.Owner)},
 		{"Source", string(p.Source)},
 		{"State", string(p.State)},
 		{"Reason", p.FailureReason},
@@ -59,6 +60,15 @@ func configFields(p client.ConfigProperties) []field {
 		fields = append(fields, field{"Data " + key, fmt.Sprint(p.Data[key])})
 	}
 	return fields
+}
+
+// owner is a user's name, where the machine knows it.
+func owner(uid uint32) string {
+	number := strconv.FormatUint(uint64(uid), 10)
+	if u, err := user.LookupId(number); err == nil {
+		return u.Username
+	}
+	return number
 }
 
 func when(t time.Time) string {

@@ -142,23 +142,27 @@ func connectionFields(one connection) []field {
 	fields = append(fields,
 		field{"Interface", fmt.Sprintf("%s (MTU %d)", s.Interface, s.MTU)},
 		field{"Addresses", some(s.Addresses)},
-		field{"Through it", some(s.InclusionList)},
-		field{"Past it", some(s.ExclusionList)},
+		field{"Included", some(s.InclusionList)},
+		field{"Excluded", some(s.ExclusionList)},
 		field{"DNS", some(s.DNSServers)},
 		field{"DNS for", strings.Join(s.MatchDomains, ", ")},
 		field{"Search", strings.Join(s.DomainSearch, ", ")},
 		field{"Reconnects", yesNo(s.Reconnect)},
 	)
-	if u := s.Uplink; u != nil {
-		over := u.Interface
-		if u.Gateway != "" {
-			over += ", gateway " + u.Gateway
-		}
-		fields = append(fields, field{"Over", over})
-	} else {
-		fields = append(fields, field{"Over", "no network"})
+	return append(append(fields, field{"Uplink", uplink(s)}), counters(s.Statistics)...)
+}
+
+func uplink(s *client.SessionProperties) string {
+	switch u := s.Uplink; {
+	case u == nil && s.State == client.StateReconnecting:
+		return "none"
+	case u == nil:
+		return ""
+	case u.Gateway == "":
+		return u.Interface
+	default:
+		return u.Interface + ", gateway " + u.Gateway
 	}
-	return append(fields, counters(s.Statistics)...)
 }
 
 func counters(s client.Statistics) []field {

@@ -164,8 +164,8 @@ func TestConnect(t *testing.T) {
 	}
 	out, _ = b.run(0, "status")
 	contains(t, out, "Work (com.example.Demo)\n", "State:       connected\n", "Interface:   vpn0 (MTU 1500)\n",
-		"Addresses:   10.8.0.2/24\n", "Through it:  0.0.0.0/0\n", "Past it:     192.0.2.7/32\n", "DNS:         10.8.0.1\n",
-		"Over:        eth0, gateway 192.0.2.1\n", "Sent:        300 B in 3 packets\n", "Received:    200 B in 2 packets\n", "Dropped:     1 source\n",
+		"Addresses:   10.8.0.2/24\n", "Included:    0.0.0.0/0\n", "Excluded:    192.0.2.7/32\n", "DNS:         10.8.0.1\n",
+		"Uplink:      eth0, gateway 192.0.2.1\n", "Sent:        300 B in 3 packets\n", "Received:    200 B in 2 packets\n", "Dropped:     1 source\n",
 		"info: this is not the daemon")
 	var report []connection
 	out, _ = b.run(0, "status", "--json", "Work")

@@ -361,6 +361,38 @@ func TestRelay(t *testing.T) {
 	}
 }
 
+func TestRelayAllocatesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	_, _, ch, daemon := openChannel(t)
+	tool, ours := socketpair(t, unix.SOCK_DGRAM)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- client.Relay(ctx, ch, ours) }()
+	buf := make([]byte, 2048)
+	turn := func() { // one packet there and back
+		if _, err := tool.Write(buf[:100]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := daemon.Read(buf); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := daemon.Write(buf[:100]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tool.Read(buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	turn() // with what is allocated once
+	if allocs := testing.AllocsPerRun(1000, turn); allocs != 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+	cancel()
+	<-ended
+}
+
 func TestRelayEnds(t *testing.T) {
 	t.Run("with the session", func(t *testing.T) {
 		f, s, ch, _ := openChannel(t)
