@@ -51,7 +51,7 @@ func checkName(name string) error {
 		return fmt.Errorf("invalid interface name %q", name)
 	case len(name) >= unix.IFNAMSIZ:
 		return fmt.Errorf("invalid interface name %q: longer than %d bytes", name, unix.IFNAMSIZ-1)
-	case strings.ContainsAny(name, "/:% \t\n\v\f\r\x00\xa0"):
+	case strings.ContainsAny(name, "/:% \t\n\v\f\r\x00"), strings.IndexByte(name, 0xa0) >= 0:
 		return fmt.Errorf("invalid interface name %q", name)
 	}
 	return nil

@@ -109,6 +109,20 @@ func TestFailingOpensLeakNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(foreign)
+	// Somebody else's device, not closed on exec.
+	inherited, err := unix.Open("/dev/net/tun", unix.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(inherited)
+	request, err := unix.NewIfreq("inherited0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+	if err := unix.IoctlIfreq(inherited, unix.TUNSETIFF, request); err != nil {
+		t.Fatal(err)
+	}
 	before := descriptors(t)
 	for range 200 {
 		// A name that only the kernel refuses, after water has opened the driver.
@@ -122,9 +136,10 @@ func TestFailingOpensLeakNothing(t *testing.T) {
 	if after := descriptors(t); after != before {
 		t.Errorf("%d descriptors, before %d", after, before)
 	}
-	up(t, "good0")
-	if _, err := netlink.LinkByName("good0"); err != nil {
-		t.Error("the other device is gone:", err)
+	for _, name := range []string{"good0", "inherited0"} {
+		if _, err := netlink.LinkByName(name); err != nil {
+			t.Errorf("another device is gone: %s: %v", name, err)
+		}
 	}
 }
 
@@ -168,8 +183,8 @@ func TestProgramsDoNotInheritTheDevice(t *testing.T) {
 	busy.Wait()
 }
 
-// real is a tunnel over a real TUN, which the caller's namespace must be for.
-func real(t *testing.T, name string) *bench {
+// overTUN is a tunnel over a real TUN, which the caller's namespace must be for.
+func overTUN(t *testing.T, name string) *bench {
 	t.Helper()
 	d := open(t, name)
 	b := &bench{ended: make(chan error, 64), failed: make(chan error, 64)}
@@ -187,7 +202,7 @@ func real(t *testing.T, name string) *bench {
 
 func TestKernelAnswersPings(t *testing.T) {
 	namespace(t)
-	b := real(t, "ping0")
+	b := overTUN(t, "ping0")
 	client := b.connect(t)
 	up(t, "ping0")
 	for i, c := range []struct{ own, peer netip.Addr }{{own4, peer4}, {own6, peer6}} {
@@ -219,7 +234,7 @@ func TestKernelAnswersPings(t *testing.T) {
 
 func TestKernelSocketsTalkThroughTheTunnel(t *testing.T) {
 	namespace(t)
-	b := real(t, "udp0")
+	b := overTUN(t, "udp0")
 	client := b.connect(t)
 	up(t, "udp0")
 	for _, c := range []struct{ own, peer netip.Addr }{{own4, peer4}, {own6, peer6}} {
@@ -248,7 +263,7 @@ func TestKernelSocketsTalkThroughTheTunnel(t *testing.T) {
 
 func TestInterfaceDown(t *testing.T) {
 	namespace(t)
-	b := real(t, "down0")
+	b := overTUN(t, "down0")
 	client := b.connect(t)
 	put(t, client, tuntest.Echo(peer4, own4, 1, 1, nil)) // not up yet
 	b.counts(t, "dropped.write", 1)
@@ -273,7 +288,7 @@ func TestInterfaceDeleted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			namespace(t)
 			for range 20 {
-				b := real(t, "gone0")
+				b := overTUN(t, "gone0")
 				up(t, "gone0")
 				prepare(b)
 				if err := netlink.LinkDel(link(t, "gone0")); err != nil {
@@ -297,7 +312,7 @@ func TestInterfaceDeleted(t *testing.T) {
 // than fit there.
 func TestUnreadTUNKeepsItsQueue(t *testing.T) {
 	namespace(t)
-	b := real(t, "keep0")
+	b := overTUN(t, "keep0")
 	up(t, "keep0")
 	socket, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(peer4, 9)))
 	if err != nil {
@@ -326,7 +341,7 @@ func TestUnreadTUNKeepsItsQueue(t *testing.T) {
 func TestCloseRemovesTheInterface(t *testing.T) {
 	namespace(t)
 	for range 5 {
-		b := real(t, "close0")
+		b := overTUN(t, "close0")
 		up(t, "close0")
 		client := b.connect(t)
 		if err := b.Close(); err != nil {

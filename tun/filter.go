@@ -3,6 +3,7 @@ package tun
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 )
 
 const (
@@ -107,14 +108,7 @@ func (f *filter) toClient(frame []byte) reason {
 }
 
 // isOwn tells whether a is an address of the tunnel. There are at most a few.
-func (f *filter) isOwn(a netip.Addr) bool {
-	for _, own := range f.addresses {
-		if own == a {
-			return true
-		}
-	}
-	return false
-}
+func (f *filter) isOwn(a netip.Addr) bool { return slices.Contains(f.addresses, a) }
 
 // mayClaim tells whether a is included and not excluded.
 func (f *filter) mayClaim(a netip.Addr) bool {
@@ -208,6 +202,19 @@ func allowed4(packet []byte, size int) reason {
 // bytes.
 func fragmentOffset(b []byte) uint16 { return binary.BigEndian.Uint16(b) & 0x1fff }
 
+// Next header numbers of IPv6.
+const (
+	hopByHop           = 0
+	routing            = 43
+	fragment           = 44
+	authentication     = 51
+	icmp6              = 58
+	destinationOptions = 60
+)
+
+// longestChain bounds the extension headers; real packets have one or two.
+const longestChain = 7
+
 // allowed6 finds the upper-layer header behind the extension headers and
 // refuses router and neighbour discovery and redirects (ICMPv6 133-137),
 // which only the host's own links may speak.
@@ -218,50 +225,43 @@ func fragmentOffset(b []byte) uint16 { return binary.BigEndian.Uint16(b) & 0x1ff
 // refused: the packet is not meant for its destination. What follows an
 // encrypted header only its own protocol can tell.
 func allowed6(packet []byte) reason {
-	const (
-		hopByHop           = 0
-		routing            = 43
-		fragment           = 44
-		authentication     = 51
-		icmp6              = 58
-		destinationOptions = 60
-
-		longestChain = 8 // extension headers; real packets have one or two
-	)
 	next, rest := packet[6], packet[header6:]
-	for range longestChain {
-		size := 8 // at least
-		switch next {
-		case icmp6:
-			if len(rest) == 0 {
-				return header
-			}
-			if rest[0] >= 133 && rest[0] <= 137 {
-				return protocol
-			}
-			return pass
-		case hopByHop, routing, destinationOptions:
-			if len(rest) >= 2 {
-				size = (int(rest[1]) + 1) * 8
-			}
-		case authentication:
-			if len(rest) >= 2 {
-				size = (int(rest[1]) + 2) * 4
-			}
-		case fragment:
-		default:
-			return pass
-		}
-		if len(rest) < size {
+	for range longestChain + 1 {
+		size := extensionSize(next, rest)
+		switch {
+		case next == icmp6 && len(rest) == 0:
 			return header
-		}
-		if next == routing && rest[3] != 0 {
+		case next == icmp6 && rest[0] >= 133 && rest[0] <= 137:
+			return protocol
+		case size == 0:
+			return pass
+		case len(rest) < size:
 			return header
-		}
-		if next == fragment && binary.BigEndian.Uint16(rest[2:])>>3 != 0 {
+		case next == routing && rest[3] != 0:
+			return header
+		case next == fragment && binary.BigEndian.Uint16(rest[2:])>>3 != 0:
 			return pass
 		}
 		next, rest = rest[0], rest[size:]
 	}
 	return header
+}
+
+// extensionSize returns how many bytes the extension header at the start of b
+// has, at least 8 even if b is shorter; 0 if the number is of no extension
+// header.
+func extensionSize(number byte, b []byte) int {
+	units := 0
+	if len(b) >= 2 {
+		units = int(b[1])
+	}
+	switch number {
+	case hopByHop, routing, destinationOptions:
+		return 8 + units*8
+	case authentication:
+		return 8 + units*4
+	case fragment:
+		return 8
+	}
+	return 0
 }

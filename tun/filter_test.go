@@ -78,7 +78,7 @@ func chain6(next byte, payload ...byte) []byte {
 	return tuntest.Packet(addr("2a00::1"), addr("fd00:9::2"), next, payload)
 }
 
-func icmp6(kind byte) []byte { return append([]byte{kind}, make([]byte, 23)...) }
+func message6(kind byte) []byte { return append([]byte{kind}, make([]byte, 23)...) }
 
 func join(parts ...[]byte) []byte { return slices.Concat(parts...) }
 
@@ -195,8 +195,8 @@ func judgedProtocols(echo4, redirect []byte) []verdict {
 
 		{"ICMPv6 without a type", chain6(58), header},
 		{"first fragment without a type", chain6(44, fragment6(58, 0, 1)...), header},
-		{"later fragment", chain6(44, join(fragment6(58, 1, 0), icmp6(134))...), pass},
-		{"later fragment of a chain", chain6(44, join(fragment6(60, 1, 0), icmp6(134))...), pass},
+		{"later fragment", chain6(44, join(fragment6(58, 1, 0), message6(134))...), pass},
+		{"later fragment of a chain", chain6(44, join(fragment6(60, 1, 0), message6(134))...), pass},
 		{"first fragment without the whole chain", chain6(44, join(fragment6(60, 0, 1), []byte{58, 9, 1, 0, 0, 0, 0, 0})...), header},
 		{"cut extension", chain6(60, 58, 1, 0, 0, 0, 0, 0, 0), header},
 		{"extension of two bytes", chain6(0, 58, 0), header},
@@ -206,8 +206,8 @@ func judgedProtocols(echo4, redirect []byte) []verdict {
 		{"chain without end", chain6(60, bytes.Repeat(extension(60), 20)...), header},
 		{"eight extensions", chain6(60, join(bytes.Repeat(extension(60), 7), extension(59))...), header},
 		{"seven extensions", chain6(60, join(bytes.Repeat(extension(60), 6), extension(59))...), pass},
-		{"encrypted", chain6(50, icmp6(134)...), pass},
-		{"UDP that looks like ICMPv6", chain6(17, icmp6(134)...), pass},
+		{"encrypted", chain6(50, message6(134)...), pass},
+		{"UDP that looks like ICMPv6", chain6(17, message6(134)...), pass},
 	}
 	for kind := range 256 {
 		want := pass
@@ -215,16 +215,16 @@ func judgedProtocols(echo4, redirect []byte) []verdict {
 			want = protocol
 		}
 		for name, packet := range map[string][]byte{
-			"bare":                     chain6(58, icmp6(byte(kind))...),
-			"behind hop-by-hop":        chain6(0, join(extension(58), icmp6(byte(kind)))...),
-			"behind destination":       chain6(60, join(extension(58), icmp6(byte(kind)))...),
-			"behind routing":           chain6(43, join(extension(58), icmp6(byte(kind)))...),
-			"behind long hop-by-hop":   chain6(0, join([]byte{58, 1}, make([]byte, 14), icmp6(byte(kind)))...),
-			"behind authentication":    chain6(51, join([]byte{58, 4}, make([]byte, 22), icmp6(byte(kind)))...),
-			"in a first fragment":      chain6(44, join(fragment6(58, 0, 1), icmp6(byte(kind)))...),
-			"in an atomic fragment":    chain6(44, join(fragment6(58, 0, 0), icmp6(byte(kind)))...),
-			"behind all":               chain6(0, join(extension(60), extension(43), extension(44), fragment6(60, 0, 1), extension(58), icmp6(byte(kind)))...),
-			"behind a second fragment": chain6(44, join(fragment6(44, 0, 0), fragment6(58, 0, 0), icmp6(byte(kind)))...),
+			"bare":                     chain6(58, message6(byte(kind))...),
+			"behind hop-by-hop":        chain6(0, join(extension(58), message6(byte(kind)))...),
+			"behind destination":       chain6(60, join(extension(58), message6(byte(kind)))...),
+			"behind routing":           chain6(43, join(extension(58), message6(byte(kind)))...),
+			"behind long hop-by-hop":   chain6(0, join([]byte{58, 1}, make([]byte, 14), message6(byte(kind)))...),
+			"behind authentication":    chain6(51, join([]byte{58, 4}, make([]byte, 22), message6(byte(kind)))...),
+			"in a first fragment":      chain6(44, join(fragment6(58, 0, 1), message6(byte(kind)))...),
+			"in an atomic fragment":    chain6(44, join(fragment6(58, 0, 0), message6(byte(kind)))...),
+			"behind all":               chain6(0, join(extension(60), extension(43), extension(44), fragment6(60, 0, 1), extension(58), message6(byte(kind)))...),
+			"behind a second fragment": chain6(44, join(fragment6(44, 0, 0), fragment6(58, 0, 0), message6(byte(kind)))...),
 		} {
 			all = append(all, verdict{"ICMPv6 " + name, packet, want})
 		}
@@ -276,7 +276,7 @@ func TestToClient(t *testing.T) {
 		{"another", from("10.9.0.4"), outSource},
 		{"unspecified", from("0.0.0.0"), outSource},
 		{"link-local source", from("fe80::1"), outSource},
-		{"router solicitation", tuntest.Packet(addr("fe80::1"), addr("ff02::2"), tuntest.ICMPv6, icmp6(133)), outSource},
+		{"router solicitation", tuntest.Packet(addr("fe80::1"), addr("ff02::2"), tuntest.ICMPv6, message6(133)), outSource},
 		{"multicast DNS", to("224.0.0.251"), outDestination},
 		{"multicast", to("239.255.255.250"), outDestination},
 		{"broadcast", to("255.255.255.255"), outDestination},
@@ -356,7 +356,7 @@ func BenchmarkFilter(b *testing.B) {
 	for name, packet := range map[string][]byte{
 		"IPv4":      tuntest.Packet(addr("192.168.7.1"), addr("10.9.0.2"), tuntest.TCP, full),
 		"IPv6":      tuntest.Packet(addr("2001:db8:7::1"), addr("fd00:9::2"), tuntest.TCP, full),
-		"extension": chain6(0, join(extension(58), icmp6(128))...),
+		"extension": chain6(0, join(extension(58), message6(128))...),
 		"refused":   echoFrom("192.168.1.1"),
 	} {
 		b.Run("in/"+name, func(b *testing.B) {

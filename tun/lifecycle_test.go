@@ -310,10 +310,10 @@ func TestDeviceDies(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	for name, prepare := range map[string]func(*testing.T, *bench){
-		"fresh":   func(*testing.T, *bench) {},
-		"channel": func(t *testing.T, b *bench) { b.configure(t).connect(t) },
-		"full channel": func(t *testing.T, b *bench) {
+	for name, prepare := range map[string]func(*bench){
+		"fresh":   func(*bench) {},
+		"channel": func(b *bench) { b.configure(t).connect(t) },
+		"full channel": func(b *bench) {
 			b.configure(t).connect(t)
 			for i := 0; ; i++ {
 				b.host.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
@@ -322,7 +322,7 @@ func TestClose(t *testing.T) {
 				}
 			}
 		},
-		"full device": func(t *testing.T, b *bench) {
+		"full device": func(b *bench) {
 			client := b.configure(t).connect(t)
 			for i := 0; ; i++ {
 				client.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
@@ -331,11 +331,11 @@ func TestClose(t *testing.T) {
 				}
 			}
 		},
-		"sink": func(t *testing.T, b *bench) { b.configure(t).SetSink(func([]byte) error { return nil }) },
+		"sink": func(b *bench) { b.configure(t).SetSink(func([]byte) error { return nil }) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
-			prepare(t, b)
+			prepare(b)
 			var busy sync.WaitGroup
 			for range 4 {
 				busy.Go(func() {
@@ -459,5 +459,23 @@ func TestCheckChannel(t *testing.T) {
 	defer theirs.Close()
 	if err := tun.CheckChannel(ours); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestNewChannel(t *testing.T) {
+	ours, theirs, err := tun.NewChannel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	for _, f := range []*os.File{ours, theirs} {
+		fd := f.Fd()
+		if flags, err := unix.FcntlInt(fd, unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+			t.Errorf("flags %#x, %v: not closed on exec", flags, err)
+		}
+		if flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
+			t.Errorf("flags %#x, %v: blocking", flags, err)
+		}
 	}
 }

@@ -62,7 +62,9 @@ func open(tb testing.TB, name string) *tun.Device {
 	return d
 }
 
-// up gives the interface the tunnel's addresses and routes to the peers.
+// up gives the interface the tunnel's addresses and routes to the peers, and
+// waits until the kernel takes packets for the IPv6 address too, which it
+// does only after a work queue has run.
 func up(tb testing.TB, name string) {
 	tb.Helper()
 	l := link(tb, name)
@@ -80,6 +82,10 @@ func up(tb testing.TB, name string) {
 			tb.Fatal(err)
 		}
 	}
+	eventually(tb, "the IPv6 address is local", func() bool {
+		routes, err := netlink.RouteGet(own6.AsSlice())
+		return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
+	})
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

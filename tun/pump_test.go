@@ -49,6 +49,7 @@ func TestPumpAllocatesNothing(t *testing.T) {
 // stand-in for the TUN costs a socket's message where a TUN would cost less.
 func BenchmarkPump(b *testing.B) {
 	run := func(b *testing.B, from, to *os.File, packet []byte) {
+		b.Helper()
 		b.SetBytes(int64(len(packet)))
 		b.ReportAllocs()
 		b.ResetTimer()
@@ -67,6 +68,7 @@ func BenchmarkPump(b *testing.B) {
 		}
 	}
 	tunnel := func(b *testing.B) (*bench, *os.File) {
+		b.Helper()
 		x := newBench(b).configure(b)
 		return x, x.connect(b)
 	}
