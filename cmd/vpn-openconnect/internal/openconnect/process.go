@@ -119,12 +119,10 @@ func (p *Process) run(started chan<- error, ours io.Closer) {
 
 func (p *Process) receive(ours *net.UnixConn, wanted func(string) bool) {
 	t, err := receive(ours, wanted)
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+		return // openconnect has ended without a tunnel: its exit code says why
+	}
 	if err != nil {
-		select {
-		case <-p.done:
-			return // it ended without a tunnel, which its exit code says
-		default:
-		}
 		t = Tunnel{Err: err}
 	}
 	p.tunnel <- t

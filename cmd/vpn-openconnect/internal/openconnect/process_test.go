@@ -16,6 +16,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/openconnecttest"
 )
 
 // output is what a user would see.
@@ -67,8 +69,9 @@ func start(t *testing.T, steps string, stdin *os.File) (*Process, *output, *outp
 	}
 	var stdout, stderr output
 	before := descriptors(t)
+	env := append(os.Environ(), "FAKE_ADDRESS=10.0.0.1", "FAKE_TEXT=two\nlines", "FAKE_LONG="+strings.Repeat("x", 100000))
 	p, err := Start(Options{
-		Program: self, Args: []string{"vpn.example"}, Env: append(os.Environ(), "AS_OPENCONNECT="+steps),
+		Program: self, Args: []string{"vpn.example"}, Env: append(env, openconnecttest.Env(steps)),
 		Self: []string{self, "-as-script"}, Stdin: stdin, Stdout: &stdout, Stderr: &stderr, Wanted: isWanted,
 	})
 	if err != nil {
