@@ -21,8 +21,8 @@ type Config struct {
 	Addresses []netip.Prefix
 
 	// Broadcast is the IPv4 broadcast address; when it is not valid it is
-	// derived from the first IPv4 prefix. It is set together with an address:
-	// that of one which stays in an update does not change.
+	// derived from the first IPv4 prefix. In an update that leaves the link its
+	// only IPv4 address it does not change.
 	Broadcast netip.Addr
 
 	// Include are the blocks that go into the tunnel, Exclude those that stay

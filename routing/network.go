@@ -197,8 +197,7 @@ func (n *Network) note(f Facts) {
 // reached takes note that want, which carries out c, is in effect.
 func (n *Network) reached(c Config, want State) {
 	n.want, n.goal = c, want
-	// The order in which they really came is what a way back restores.
-	n.goal.Addresses, n.goal.Rules = slices.Clone(n.have.Addresses), slices.Clone(n.have.Rules)
+	n.goal.Addresses = slices.Clone(n.have.Addresses) // with the broadcast addresses that they really have
 	n.forget()
 	if !c.Active() {
 		clear(n.uplinks)

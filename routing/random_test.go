@@ -54,7 +54,7 @@ func randomConfig(r *rand.Rand) routing.Config {
 	v6 := r.IntN(2) == 0
 	for range 1 + r.IntN(2) {
 		a := randomAddr(r, false)
-		c.Addresses = append(c.Addresses, netip.PrefixFrom(a, 24))
+		c.Addresses = append(c.Addresses, netip.PrefixFrom(a, []int{24, 16, 31}[r.IntN(3)]))
 		if v6 {
 			c.Addresses = append(c.Addresses, netip.PrefixFrom(randomAddr(r, true), 64))
 		}

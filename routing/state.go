@@ -63,11 +63,11 @@ const IPv6MinMTU = 1280
 type Address struct {
 	Link      int
 	Addr      netip.Addr
-	Broadcast netip.Addr // not valid: none. Only looked at when it is added.
+	Broadcast netip.Addr // not valid: none
 }
 
-// same says whether it is the same to the kernel, which does not change the
-// broadcast address of an address that stays.
+// same says whether they are one to the kernel, which does not change the
+// broadcast address of an address that is there.
 func (a Address) same(b Address) bool { return a.Link == b.Link && a.Addr == b.Addr }
 
 // RouteKey is what makes two routes the same: a put replaces the route with

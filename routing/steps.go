@@ -107,19 +107,34 @@ func settleLinks(have, want State) [][]Op {
 	return groups
 }
 
+// newAddresses adds what is missing, in the order that is wanted: the kernel
+// prefers the earlier ones as source, and appends. So one that is there, but
+// wanted behind a new one or with another broadcast address, is added again. The
+// only one of its family never is: it would take all routes along.
 func newAddresses(have, want State) [][]Op {
 	var groups [][]Op
-	for _, a := range want.Addresses {
-		if !slices.ContainsFunc(have.Addresses, a.same) {
-			groups = append(groups, []Op{{Put, a}})
+	for _, bits := range []int{32, 128} {
+		other := func(a Address) bool { return a.Addr.BitLen() != bits }
+		there := slices.DeleteFunc(slices.Clone(have.Addresses), other)
+		wanted := slices.DeleteFunc(slices.Clone(want.Addresses), other)
+		for _, a := range there {
+			if len(wanted) > 0 && (wanted[0] == a || len(there) == 1 && wanted[0].same(a)) {
+				wanted = wanted[1:]
+			}
+		}
+		for _, a := range wanted {
+			ops := []Op{{Put, a}}
+			if slices.ContainsFunc(there, a.same) {
+				ops = []Op{{Delete, a}, {Put, a}}
+			}
+			groups = append(groups, ops)
 		}
 	}
 	return groups
 }
 
-// oldAddresses go in the reverse order of their coming. After a failure those
-// that are left are then the first ones still, and the others come back behind
-// them: the kernel prefers the same source addresses as before.
+// oldAddresses go in the reverse order of their coming, so that those that are
+// left after a failure need not be added again.
 func oldAddresses(have, want State) [][]Op {
 	var groups [][]Op
 	for _, a := range slices.Backward(have.Addresses) {

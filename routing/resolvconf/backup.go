@@ -84,17 +84,22 @@ func (b backup) restore(r *record) error {
 	return b.save(r)
 }
 
-// drop removes the record, once the file is as it was.
+// drop removes the record, once the file is as it was, and what a kill left of
+// one that was being made.
 func (b backup) drop() error {
-	err := os.Remove(b.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	for _, path := range []string{temporary(b.path), b.path} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot remove the backup of resolv.conf: %w", err)
+		}
 	}
-	if err == nil {
-		err = syncDir(filepath.Dir(b.path))
-	}
-	if err != nil {
+	if err := syncDir(filepath.Dir(b.path)); err != nil {
 		return fmt.Errorf("cannot remove the backup of resolv.conf: %w", err)
 	}
 	return nil
+}
+
+// unfinished says whether a kill left a record that was being made.
+func (b backup) unfinished() bool {
+	_, err := os.Lstat(temporary(b.path))
+	return err == nil
 }

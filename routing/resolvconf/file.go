@@ -110,8 +110,14 @@ func (f *File) Revert(context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	kept, err := f.backup.load(f.path)
-	if err != nil || kept == nil {
+	if err != nil {
 		return err
+	}
+	if kept == nil {
+		if f.backup.unfinished() {
+			return f.backup.drop()
+		}
+		return nil
 	}
 	now, err := read(f.path)
 	if err != nil {
@@ -136,7 +142,7 @@ func (f *File) Leftover(context.Context) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	kept, err := f.backup.load(f.path)
-	return kept != nil, err
+	return kept != nil || f.backup.unfinished(), err
 }
 
 // Original gives the servers and search domains that the host has without the

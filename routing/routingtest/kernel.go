@@ -224,11 +224,12 @@ func (k *Kernel) put(op routing.Op) error {
 }
 
 func (k *Kernel) setLink(o routing.LinkState) {
+	goesDown := k.state.Links[o.Index].Up && !o.Up
 	k.state.Links[o.Index] = o
-	if !o.Up {
+	if goesDown {
 		k.drop(o.Index, true, false)
 	}
-	if !o.Up || o.MTU < routing.IPv6MinMTU {
+	if goesDown || o.MTU < routing.IPv6MinMTU {
 		k.drop(o.Index, false, true)
 	}
 }

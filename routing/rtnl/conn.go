@@ -29,10 +29,12 @@ const (
 // conn is a netlink socket of our own, for what netlink.Handle does not do:
 // many messages in one datagram, and dumps that the kernel filters.
 type conn struct {
-	mu     sync.Mutex // protects buf
 	handle *nl.SocketHandle
 	pid    uint32
+
+	mu     sync.Mutex // protects the rest
 	buf    []byte
+	answer [64 << 10]byte
 }
 
 func newConn() (*conn, error) {
@@ -48,8 +50,6 @@ func newConn() (*conn, error) {
 	}
 	// Without the right to, errors may be lost and messages are sent again.
 	_ = s.SetReceiveBufferSize(receiveBuffer, true)
-	timeout := nl.SocketTimeoutTv
-	_ = s.SetReceiveTimeout(&timeout) // never fails
 	pid, err := s.GetPid()
 	if err != nil {
 		s.Close()
@@ -88,8 +88,12 @@ func (c *conn) routes(ctx context.Context, ops []routing.Op) []error {
 	return errs
 }
 
+// errUnanswered means that an answer of the kernel found no room.
+var errUnanswered = errors.New("an answer of the kernel was lost")
+
 // send asks for an acknowledgement of the last message alone: errors of the
-// others come without being asked for. It puts them in errs.
+// others come without being asked for. It puts them in errs. The kernel answers
+// before the call that sends returns, so nothing is waited for.
 func (c *conn) send(ops []routing.Op, errs []error) error {
 	s := c.handle.Socket
 	s.Lock()
@@ -106,8 +110,20 @@ func (c *conn) send(ops []routing.Op, errs []error) error {
 	if err := unix.Sendto(s.GetFd(), c.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
+	answered, lost := false, false
 	for {
-		msgs, _, err := s.Receive()
+		n, _, err := unix.Recvfrom(s.GetFd(), c.answer[:], unix.MSG_DONTWAIT)
+		if errors.Is(err, unix.EAGAIN) {
+			break // all is read, so that the next answers find room
+		}
+		if errors.Is(err, unix.ENOBUFS) {
+			lost = true
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		msgs, err := syscall.ParseNetlinkMessage(c.answer[:n])
 		if err != nil {
 			return err
 		}
@@ -117,11 +133,13 @@ func (c *conn) send(ops []routing.Op, errs []error) error {
 				continue // of an earlier exchange
 			}
 			errs[i] = errorOf(m, ops[i].Verb)
-			if i == uint32(len(ops))-1 {
-				return nil
-			}
+			answered = answered || i == uint32(len(ops))-1
 		}
 	}
+	if lost || !answered {
+		return errUnanswered
+	}
+	return nil
 }
 
 func errorOf(m syscall.NetlinkMessage, verb routing.Verb) error {

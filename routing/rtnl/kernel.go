@@ -164,6 +164,29 @@ func (k *Kernel) link(verb routing.Verb, o routing.LinkState) error {
 			return err
 		}
 	}
+	if o.Up && o.AddrGen == routing.AddrGenNone {
+		return k.dropLinkLocal(o.Index)
+	}
+	return nil
+}
+
+// dropLinkLocal removes what the kernel gave the link when its MTU became large
+// enough for IPv6 while it was up, before it could be told not to.
+func (k *Kernel) dropLinkLocal(index int) error {
+	addrs, err := dump(context.Background(), func() ([]netlink.Addr, error) {
+		return k.handle.AddrList(nil, netlink.FAMILY_V6)
+	})
+	if err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if a.LinkIndex != index || !a.IP.IsLinkLocalUnicast() {
+			continue
+		}
+		if err := k.handle.AddrDel(device(index), &a); err != nil && !gone(err) {
+			return err
+		}
+	}
 	return nil
 }
 
