@@ -68,8 +68,10 @@ type dispatcher struct {
 	mu    sync.Mutex
 	peers map[string]*peer
 	total int
-	used  bool           // there was a call since the last question
-	idle  sync.WaitGroup // goroutines that serve
+	used  bool // there was a call since the last question
+
+	stopped bool           // no call is served any more
+	idle    sync.WaitGroup // goroutines that serve
 }
 
 // submit never blocks: it runs in the read loop of the connection.
@@ -109,6 +111,8 @@ func (d *dispatcher) admit(p *peer, c *call) error {
 	switch {
 	case c.err != nil:
 		return c.err
+	case d.stopped:
+		return errClosing
 	case packet && p.packets >= packetsPerSender:
 		return driver.Errorf(driver.KindLimitExceeded, "the sender has %d packets in flight", packetsPerSender)
 	case !packet && p.calls >= callsPerSender:
@@ -176,6 +180,18 @@ func (d *dispatcher) gone(name string) {
 		p.cancel()
 		delete(d.peers, name)
 	}
+}
+
+// stop refuses new calls, cancels what waits for a person and returns when no
+// call is in flight.
+func (d *dispatcher) stop() {
+	d.mu.Lock()
+	d.stopped = true
+	for _, p := range d.peers {
+		p.cancel()
+	}
+	d.mu.Unlock()
+	d.idle.Wait()
 }
 
 // listeners are the peers that may see what owner owns and want to be told.

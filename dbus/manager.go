@@ -19,8 +19,8 @@ func managerMethods() map[string]handler {
 		"CreateConfig":       createConfig,
 		"DestroyConfig":      destroyConfig,
 		"FindConfig":         findConfig,
-		"ListConfigs":        listConfigs,
-		"ListSessions":       listSessions,
+		"ListConfigs":        reads(listConfigs),
+		"ListSessions":       reads(listSessions),
 		"ShowAddDialog":      showAddDialog,
 		"Explain":            notSupported,
 		"Unlock":             notSupported,
@@ -172,9 +172,9 @@ type configEntry struct {
 	App, Name, State string
 }
 
-func listConfigs(r *request) ([]any, error) {
+func listConfigs(_ *request, v driver.View) ([]any, error) {
 	list := []configEntry{}
-	for _, c := range r.manager.Configs(r.caller) {
+	for _, c := range v.Configs() {
 		list = append(list, configEntry{configPath(c.ID), c.App, c.Name, string(c.State)})
 	}
 	return []any{list}, nil
@@ -185,9 +185,9 @@ type sessionEntry struct {
 	Interface       string
 }
 
-func listSessions(r *request) ([]any, error) {
+func listSessions(_ *request, v driver.View) ([]any, error) {
 	list := []sessionEntry{}
-	for _, s := range r.manager.Sessions(r.caller) {
+	for _, s := range v.Sessions() {
 		list = append(list, sessionEntry{sessionPath(s.ID), configPath(s.Config), s.Link.Name})
 	}
 	return []any{list}, nil

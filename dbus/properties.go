@@ -12,23 +12,44 @@ import (
 
 type properties map[string]godbus.Variant
 
+// reads makes a handler of one that gives what is there at one moment. It is
+// answered in that moment: were a change told before the answer, the caller
+// would take the answer for the newer one.
+func reads(look func(*request, driver.View) ([]any, error)) handler {
+	return func(r *request) (_ []any, err error) {
+		r.manager.View(r.caller, func(v driver.View) {
+			var body []any
+			if body, err = look(r, v); err == nil {
+				r.reply(r.call, body)
+				r.answered = true
+			}
+		})
+		return nil, err
+	}
+}
+
 // properties of the object, as this caller may see them.
-func (r *request) properties() (string, properties, error) {
+func (r *request) properties(v driver.View) (string, properties, error) {
 	switch {
 	case r.config != "":
-		c, err := r.manager.Config(r.caller, r.config)
+		c, err := v.Config(r.config)
 		return wire.ConfigInterface, configProperties(c), err
 	case r.session != 0:
-		info, err := r.manager.Session(r.caller, r.session)
-		if err != nil {
-			return "", nil, err
-		}
-		all := sessionProperties(info)
-		statistics, err := r.manager.Statistics(r.caller, r.session)
-		all["Statistics"] = godbus.MakeVariant(statistics)
+		all, err := allSessionProperties(v, r.session)
 		return wire.SessionInterface, all, err
 	}
-	return wire.ManagerInterface, r.managerProperties(r.manager.Sessions(r.caller)), nil
+	return wire.ManagerInterface, r.managerProperties(v.Sessions()), nil
+}
+
+func allSessionProperties(v driver.View, id driver.SessionID) (properties, error) {
+	info, err := v.Session(id)
+	if err != nil {
+		return nil, err
+	}
+	statistics, err := v.Statistics(id)
+	all := sessionProperties(info)
+	all["Statistics"] = godbus.MakeVariant(statistics)
+	return all, err
 }
 
 func (s *Server) managerProperties(sessions []driver.SessionInfo) properties {
@@ -109,8 +130,8 @@ func changed(before, after properties) properties {
 	return diff
 }
 
-func (r *request) propertyInterface(want string) (properties, error) {
-	name, all, err := r.properties()
+func (r *request) propertyInterface(v driver.View, want string) (properties, error) {
+	name, all, err := r.properties(v)
 	switch {
 	case err != nil:
 		return nil, err
@@ -130,26 +151,26 @@ func isStandard(name string) bool {
 	return false
 }
 
-func getProperty(r *request) ([]any, error) {
-	all, err := r.propertyInterface(r.text(0))
+func getProperty(r *request, v driver.View) ([]any, error) {
+	all, err := r.propertyInterface(v, r.text(0))
 	if err != nil {
 		return nil, err
 	}
-	v, ok := all[r.text(1)]
+	value, ok := all[r.text(1)]
 	if !ok {
 		return nil, unknownProperty(r, r.text(1))
 	}
-	return []any{v}, nil
+	return []any{value}, nil
 }
 
-func getProperties(r *request) ([]any, error) {
-	all, err := r.propertyInterface(r.text(0))
+func getProperties(r *request, v driver.View) ([]any, error) {
+	all, err := r.propertyInterface(v, r.text(0))
 	return []any{all}, err
 }
 
 // setProperty: everything is changed by methods.
-func setProperty(r *request) ([]any, error) {
-	all, err := r.propertyInterface(r.text(0))
+func setProperty(r *request, v driver.View) ([]any, error) {
+	all, err := r.propertyInterface(v, r.text(0))
 	if err != nil {
 		return nil, err
 	}
@@ -163,18 +184,16 @@ func unknownProperty(r *request, name string) error {
 	return &standardError{wire.ErrUnknownProperty, fmt.Sprintf("%s has no property %q", r.path, name)}
 }
 
-func managedObjects(r *request) ([]any, error) {
+func managedObjects(r *request, v driver.View) ([]any, error) {
 	objects := make(map[godbus.ObjectPath]map[string]properties)
-	for _, c := range r.manager.Configs(r.caller) {
+	for _, c := range v.Configs() {
 		objects[configPath(c.ID)] = map[string]properties{wire.ConfigInterface: configProperties(c)}
 	}
-	for _, info := range r.manager.Sessions(r.caller) {
-		all := sessionProperties(info)
-		statistics, err := r.manager.Statistics(r.caller, info.ID)
+	for _, info := range v.Sessions() {
+		all, err := allSessionProperties(v, info.ID)
 		if err != nil {
-			continue // it has just ended
+			return nil, err
 		}
-		all["Statistics"] = godbus.MakeVariant(statistics)
 		objects[sessionPath(info.ID)] = map[string]properties{wire.SessionInterface: all}
 	}
 	return []any{objects}, nil

@@ -23,6 +23,8 @@ import (
 	"github.com/vpnprovider/vpnproviderd/driver"
 )
 
+var errClosing = driver.Errorf(driver.KindFailed, "the service is shutting down")
+
 // busTimeout bounds what we ask of the bus itself.
 const busTimeout = 10 * time.Second
 
@@ -58,6 +60,7 @@ type Server struct {
 	signals chan *godbus.Signal
 	manager *driver.Manager // set by Serve, before the first call is answered
 	ready   chan struct{}   // closed when manager is set
+	closing chan struct{}   // closed by Close
 }
 
 // Dial connects to the bus and takes the name; that it is taken is an error.
@@ -76,7 +79,7 @@ func Dial(ctx context.Context, opts Options) (*Server, error) {
 	}
 	s := &Server{
 		opts: opts, log: opts.Log, ifaces: ifaces, methods: methods(),
-		signals: make(chan *godbus.Signal, 64), ready: make(chan struct{}),
+		signals: make(chan *godbus.Signal, 64), ready: make(chan struct{}), closing: make(chan struct{}),
 	}
 	s.calls = &dispatcher{serve: s.serve, refuse: s.refuse, rate: opts.Rate, peers: make(map[string]*peer)}
 	s.stream = &stream{conn: socket, onCall: s.calls.submit}
@@ -180,15 +183,24 @@ func (s *Server) nameChanged(signal *godbus.Signal) {
 // flight and that nobody listens who said so with Subscribe.
 func (s *Server) Idle() bool { return s.calls.unused() }
 
-// Close leaves the bus. Replies that are still to be sent are sent first.
+// Close leaves the bus, once. Calls in flight are finished and their replies
+// sent first, so whatever they wait for has to have ended, as it has after
+// Manager.Shutdown.
 func (s *Server) Close() error {
+	close(s.closing)
+	s.calls.stop()
 	s.out.close()
 	return s.conn.Close()
 }
 
 // serve answers one call. It runs in a goroutine of the dispatcher.
 func (s *Server) serve(p *peer, c *call) {
-	<-s.ready
+	select {
+	case <-s.ready:
+	case <-s.closing:
+		s.refuse(c, errClosing)
+		return
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			s.log.Error("a call made the service panic", "call", c.String(), "sender", c.sender, "panic", r, "stack", string(debug.Stack()))
@@ -200,13 +212,16 @@ func (s *Server) serve(p *peer, c *call) {
 		s.refuse(c, driver.Errorf(driver.KindNotAuthorized, "the bus does not tell who calls"))
 		return
 	}
-	body, err := s.answer(&request{call: c, Server: s, peer: p, ctx: context.Background(), caller: driver.Caller{UID: p.uid, Conn: p.name}})
+	r := &request{call: c, Server: s, peer: p, ctx: context.Background(), caller: driver.Caller{UID: p.uid, Conn: p.name}}
+	body, err := s.answer(r)
 	if err != nil {
 		s.log.Debug("refused", "call", c.String(), "sender", c.sender, "error", err)
 		s.refuse(c, err)
 		return
 	}
-	s.reply(c, body)
+	if !r.answered {
+		s.reply(c, body)
+	}
 }
 
 func (s *Server) reply(c *call, body []any) {

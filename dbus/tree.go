@@ -26,6 +26,8 @@ type request struct {
 	// The object: one of these, or none for the manager.
 	config  driver.ConfigID
 	session driver.SessionID
+
+	answered bool
 }
 
 // handler does what one method says and gives the body of the reply. The
@@ -155,10 +157,10 @@ func methods() map[string]handler {
 		wire.PeerInterface + ".Ping":                       func(*request) ([]any, error) { return nil, nil },
 		wire.PeerInterface + ".GetMachineId":               machineID,
 		wire.IntrospectableInterface + ".Introspect":       introspectNode,
-		wire.PropertiesInterface + ".Get":                  getProperty,
-		wire.PropertiesInterface + ".GetAll":               getProperties,
-		wire.PropertiesInterface + ".Set":                  setProperty,
-		wire.ObjectManagerInterface + ".GetManagedObjects": managedObjects,
+		wire.PropertiesInterface + ".Get":                  reads(getProperty),
+		wire.PropertiesInterface + ".GetAll":               reads(getProperties),
+		wire.PropertiesInterface + ".Set":                  reads(setProperty),
+		wire.ObjectManagerInterface + ".GetManagedObjects": reads(managedObjects),
 	}
 	for prefix, group := range map[string]map[string]handler{
 		wire.ManagerInterface: managerMethods(), wire.ConfigInterface: configMethods(), wire.SessionInterface: sessionMethods(),

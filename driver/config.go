@@ -3,7 +3,6 @@ package driver
 import (
 	"cmp"
 	"maps"
-	"slices"
 )
 
 // NewConfig is what CreateConfig makes.
@@ -87,33 +86,6 @@ func (m *Manager) FindConfig(by Caller, owner uint32, app, name string) (ConfigI
 		return "", Errorf(KindNotFound, "app %q has no config %q", app, name)
 	}
 	return c.ID, nil
-}
-
-// Config as the caller may see it.
-func (m *Manager) Config(by Caller, id ConfigID) (ConfigInfo, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	c, err := m.visible(by, id)
-	if err != nil {
-		return ConfigInfo{}, err
-	}
-	return c.ConfigInfo, nil
-}
-
-// Configs that the caller may see, by app and name.
-func (m *Manager) Configs(by Caller) []ConfigInfo {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var list []ConfigInfo
-	for _, c := range m.configs {
-		if by.sees(c.Owner) {
-			list = append(list, c.ConfigInfo)
-		}
-	}
-	slices.SortFunc(list, func(a, b ConfigInfo) int {
-		return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Owner, b.Owner))
-	})
-	return list
 }
 
 // ConfigChanges is what UpdateConfig changes; nil leaves it.

@@ -208,38 +208,6 @@ func (m *Manager) owned(by Caller, id SessionID, work func(*session) error) erro
 	return work(s)
 }
 
-// Session as the caller may see it.
-func (m *Manager) Session(by Caller, id SessionID) (SessionInfo, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s, err := m.session(by, id)
-	if err != nil {
-		return SessionInfo{}, err
-	}
-	return s.info(), nil
-}
-
-// Sessions that the caller may see.
-func (m *Manager) Sessions(by Caller) []SessionInfo {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if s := m.active; s != nil && by.sees(s.config.Owner) {
-		return []SessionInfo{s.info()}
-	}
-	return nil
-}
-
-// Statistics of a session that the caller may see.
-func (m *Manager) Statistics(by Caller, id SessionID) (map[string]uint64, error) {
-	m.mu.Lock()
-	s, err := m.session(by, id)
-	m.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	return s.tunnel.Statistics(), nil
-}
-
 // Notify takes what the provider says of its connection.
 func (m *Manager) Notify(by Caller, id SessionID, connected bool) error {
 	undone := closed()
