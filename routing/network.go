@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -130,6 +131,29 @@ func (n *Network) State() State {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.have.Clone()
+}
+
+// Decision is what becomes of the unmarked packets to a destination.
+type Decision struct {
+	// Link is the tunnel's; zero: there is none, and the next is zero too.
+	Link Link
+
+	// Route that our table has for them. Its Type is Unicast where they go
+	// into the tunnel and Unreachable where they are refused; otherwise, as
+	// with Throw, they go where they would without us.
+	Route Route
+}
+
+// Decide says what becomes of the packets to dst, by what is in effect.
+func (n *Network) Decide(dst netip.Addr) Decision {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.want.Active() {
+		return Decision{}
+	}
+	dst = dst.Unmap().WithZone("")
+	r, _ := NewLookup(n.have).Route(Table(n.want.Link.Slot), netip.PrefixFrom(dst, dst.BitLen()))
+	return Decision{Link: n.want.Link, Route: r}
 }
 
 // look makes have what the kernel and the resolver show.

@@ -6,6 +6,9 @@ import (
 	"slices"
 )
 
+// What an MTU may be, in bytes.
+const minMTU, maxMTU = 576, 65535
+
 // family is one of the two that a plan has.
 type family struct {
 	v6  bool
@@ -218,6 +221,9 @@ func (c Config) check() error {
 				return fmt.Errorf("%s is not a block", p)
 			}
 		}
+	}
+	if c.MTU < minMTU || c.MTU > maxMTU {
+		return fmt.Errorf("mtu %d is not in %d..%d", c.MTU, minMTU, maxMTU)
 	}
 	if c.MTU < IPv6MinMTU && slices.ContainsFunc(c.Addresses, func(p netip.Prefix) bool { return !p.Addr().Is4() }) {
 		return fmt.Errorf("mtu %d is below %d, which IPv6 needs", c.MTU, IPv6MinMTU)

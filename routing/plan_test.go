@@ -75,7 +75,8 @@ func TestPlanRoutes(t *testing.T) {
 		{"nothing by default", routing.Config{Addresses: v4}, around, []string{always}},
 		{
 			"a block, and what is spared of it",
-			routing.Config{Addresses: v4, Include: prefixes("10.0.0.0/8"), Exclude: prefixes("10.1.0.0/16")}, around,
+			routing.Config{Addresses: v4, Include: prefixes("10.0.0.0/8"), Exclude: prefixes("10.1.0.0/16")},
+			around,
 			[]string{"tunnel 10.0.0.0/8 +", "throw 10.1.0.0/16", always},
 		},
 		{
@@ -103,12 +104,14 @@ func TestPlanRoutes(t *testing.T) {
 		},
 		{
 			"host bits are masked",
-			routing.Config{Addresses: v4, Include: prefixes("10.1.2.3/8"), Exclude: prefixes("10.9.9.9/16")}, nil,
+			routing.Config{Addresses: v4, Include: prefixes("10.1.2.3/8"), Exclude: prefixes("10.9.9.9/16")},
+			nil,
 			[]string{"tunnel 10.0.0.0/8 +", "throw 10.9.0.0/16", always},
 		},
 		{
 			"the default route as the only exclusion excludes nothing",
-			routing.Config{Addresses: v4, Include: prefixes("0.0.0.0/0"), Exclude: prefixes("0.0.0.0/0")}, nil,
+			routing.Config{Addresses: v4, Include: prefixes("0.0.0.0/0"), Exclude: prefixes("0.0.0.0/0")},
+			nil,
 			[]string{"tunnel 0.0.0.0/0 +", "unreachable ::/0", always},
 		},
 		{
@@ -119,44 +122,52 @@ func TestPlanRoutes(t *testing.T) {
 		},
 		{
 			"a full tunnel in halves is one",
-			routing.Config{Addresses: v4, Include: prefixes("0.0.0.0/1", "128.0.0.0/1")}, around,
+			routing.Config{Addresses: v4, Include: prefixes("0.0.0.0/1", "128.0.0.0/1")},
+			around,
 			[]string{
 				"tunnel 0.0.0.0/0 +", "throw 172.17.0.0/16", "unreachable ::/0", "throw 2001:db8:d::/64", always,
 			},
 		},
 		{
 			"a full tunnel in odd pieces is one",
-			routing.Config{Addresses: v4, Include: prefixes("0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3", "224.0.0.0/3")}, nil,
+			routing.Config{Addresses: v4, Include: prefixes("0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3", "224.0.0.0/3")},
+			nil,
 			[]string{"tunnel 0.0.0.0/0 +", "unreachable ::/0", always},
 		},
 		{
 			"half the net is no full tunnel",
-			routing.Config{Addresses: v4, Include: prefixes("0.0.0.0/1")}, around,
+			routing.Config{Addresses: v4, Include: prefixes("0.0.0.0/1")},
+			around,
 			[]string{"tunnel 0.0.0.0/1 +", always},
 		},
 		{
 			"a family without an address may be left alone",
-			routing.Config{Addresses: v4, Include: prefixes("0.0.0.0/0"), AllowIPv6: true}, around,
+			routing.Config{Addresses: v4, Include: prefixes("0.0.0.0/0"), AllowIPv6: true},
+			around,
 			[]string{"tunnel 0.0.0.0/0 +", "throw 172.17.0.0/16", always},
 		},
 		{
 			"IPv4 is blocked by a full tunnel of IPv6",
-			routing.Config{Addresses: v6, Include: prefixes("::/0")}, around,
+			routing.Config{Addresses: v6, Include: prefixes("::/0")},
+			around,
 			[]string{"unreachable 0.0.0.0/0", "throw 172.17.0.0/16", "tunnel ::/0 +", "throw 2001:db8:d::/64", always},
 		},
 		{
 			"what is excluded of a blocked family is spared",
-			routing.Config{Addresses: v4, Include: prefixes("0.0.0.0/0"), Exclude: prefixes("2001:db8::/32")}, nil,
+			routing.Config{Addresses: v4, Include: prefixes("0.0.0.0/0"), Exclude: prefixes("2001:db8::/32")},
+			nil,
 			[]string{"tunnel 0.0.0.0/0 +", "unreachable ::/0", "throw 2001:db8::/32", always},
 		},
 		{
 			"an inclusion without an address to send from is refused",
-			routing.Config{Addresses: v4, Include: prefixes("10.0.0.0/8", "2001:db8::/32")}, nil,
+			routing.Config{Addresses: v4, Include: prefixes("10.0.0.0/8", "2001:db8::/32")},
+			nil,
 			[]string{"tunnel 10.0.0.0/8 +", "unreachable 2001:db8::/32", always},
 		},
 		{
 			"private LANs when they are allowed, public ones never",
-			routing.Config{Addresses: both, Include: prefixes("0.0.0.0/0", "::/0"), AllowLAN: true}, around,
+			routing.Config{Addresses: both, Include: prefixes("0.0.0.0/0", "::/0"), AllowLAN: true},
+			around,
 			[]string{
 				"tunnel 0.0.0.0/0 +", "throw 172.17.0.0/16", "throw 192.168.1.0/24",
 				"tunnel ::/0 +", "throw 2001:db8:d::/64", "throw fd12::/64", always,
@@ -164,7 +175,8 @@ func TestPlanRoutes(t *testing.T) {
 		},
 		{
 			"allowLan is of no matter to a part",
-			routing.Config{Addresses: v4, Include: prefixes("192.168.0.0/16"), AllowLAN: true}, around,
+			routing.Config{Addresses: v4, Include: prefixes("192.168.0.0/16"), AllowLAN: true},
+			around,
 			[]string{"tunnel 192.168.0.0/16 +", always},
 		},
 		{

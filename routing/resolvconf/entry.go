@@ -66,7 +66,7 @@ func content(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err == nil && len(b) > maxSize {
 		err = fmt.Errorf("%s is larger than %d bytes", path, maxSize)

@@ -341,7 +341,7 @@ func TestBindMount(t *testing.T) {
 	source := filepath.Join(t.TempDir(), "resolv.conf")
 	h.must(os.WriteFile(source, []byte(original), 0o644))
 	h.must(unix.Mount(source, h.path, "", unix.MS_BIND, ""))
-	defer unix.Unmount(h.path, unix.MNT_DETACH) //nolint:errcheck // the namespace ends anyway
+	defer unix.Unmount(h.path, unix.MNT_DETACH)
 	before := h.snapshot()
 	h.must(h.file().Set(t.Context(), resolution("10.8.0.1")))
 	for _, path := range []string{h.path, source} {
@@ -363,7 +363,7 @@ func TestReadOnly(t *testing.T) {
 	h.write(original)
 	h.must(unix.Mount(h.etc, h.etc, "", unix.MS_BIND, ""))
 	h.must(unix.Mount("", h.etc, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
-	defer unix.Unmount(h.etc, unix.MNT_DETACH) //nolint:errcheck // the namespace ends anyway
+	defer unix.Unmount(h.etc, unix.MNT_DETACH)
 	h.refused(t, unix.EROFS)
 }
 
@@ -409,7 +409,7 @@ func TestUnwritableFolder(t *testing.T) {
 		}
 	} else {
 		h.must(os.Chmod(h.etc, 0o555))
-		defer os.Chmod(h.etc, 0o755) //nolint:errcheck // of a temporary folder
+		defer os.Chmod(h.etc, 0o755)
 	}
 	unprivileged(t)
 	h.refused(t, fs.ErrPermission)

@@ -110,17 +110,23 @@ func (c *conn) send(ops []routing.Op, errs []error) error {
 	if err := unix.Sendto(s.GetFd(), c.buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}
+	return c.answers(first, ops, errs)
+}
+
+// answers reads all answers, so that the next ones find room.
+func (c *conn) answers(first uint32, ops []routing.Op, errs []error) error {
 	answered, lost := false, false
 	for {
-		n, _, err := unix.Recvfrom(s.GetFd(), c.answer[:], unix.MSG_DONTWAIT)
-		if errors.Is(err, unix.EAGAIN) {
-			break // all is read, so that the next answers find room
-		}
-		if errors.Is(err, unix.ENOBUFS) {
+		n, _, err := unix.Recvfrom(c.handle.Socket.GetFd(), c.answer[:], unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EAGAIN) && answered && !lost:
+			return nil
+		case errors.Is(err, unix.EAGAIN):
+			return errUnanswered
+		case errors.Is(err, unix.ENOBUFS):
 			lost = true
 			continue
-		}
-		if err != nil {
+		case err != nil:
 			return err
 		}
 		msgs, err := syscall.ParseNetlinkMessage(c.answer[:n])
@@ -136,10 +142,6 @@ func (c *conn) send(ops []routing.Op, errs []error) error {
 			answered = answered || i == uint32(len(ops))-1
 		}
 	}
-	if lost || !answered {
-		return errUnanswered
-	}
-	return nil
 }
 
 func errorOf(m syscall.NetlinkMessage, verb routing.Verb) error {

@@ -125,9 +125,12 @@ func TestMonitorHeals(t *testing.T) {
 		ended <- n.kernel.Monitor(ctx, func() { _ = network.Refresh(ctx) })
 	}()
 	for _, args := range [][]string{
-		{"-4", "rule", "del", "pref", "4650"}, {"-6", "rule", "del", "pref", "4650"},
-		{"-4", "route", "flush", "table", "1448083456"}, {"-6", "route", "flush", "table", "1448083456"},
-		{"address", "flush", "dev", "vpn0"}, {"link", "set", "vpn0", "down"},
+		{"-4", "rule", "del", "pref", "4650"},
+		{"-6", "rule", "del", "pref", "4650"},
+		{"-4", "route", "flush", "table", "1448083456"},
+		{"-6", "route", "flush", "table", "1448083456"},
+		{"address", "flush", "dev", "vpn0"},
+		{"link", "set", "vpn0", "down"},
 	} {
 		n.ip(args...)
 		start := time.Now()

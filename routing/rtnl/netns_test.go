@@ -134,7 +134,8 @@ type tun struct {
 	end   sync.WaitGroup
 }
 
-func (n *net2) openTUN(name string) *tun {
+// openTUN makes it the one that config is for.
+func (n *net2) openTUN(name string) {
 	n.t.Helper()
 	file, err := os.OpenFile("/dev/net/tun", os.O_RDWR|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -166,7 +167,6 @@ func (n *net2) openTUN(name string) *tun {
 	})
 	n.t.Cleanup(d.kill)
 	n.tun = d
-	return d
 }
 
 // kill is what the end of its process does.
