@@ -1,100 +1,104 @@
-package system_test
+package system
 
 import (
-	"context"
-	"encoding/binary"
-	"errors"
-	"io"
-	"net"
-	"os"
 	"strings"
 	"testing"
-	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+	"github.com/vishvananda/netlink"
 
 	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 	"github.com/vpnprovider/vpnproviderd/test/harness"
 )
 
-const app = "com.example.Demo"
+const (
+	app        = "com.example.Demo"
+	configName = "Work"
+	resolvConf = "/etc/resolv.conf"
+)
 
-type dict = map[string]godbus.Variant
-
-// vpn is a host with the daemon, a provider of Alice's, and a config of it.
-type vpn struct {
+// machine is a host with the daemon, on a bus with the shipped policy.
+type machine struct {
 	*harness.Topology
+	bus    *harness.Bus
+	daemon *harness.Daemon
+	kernel *netlink.Handle  // of the host
+	before harness.Snapshot // of the host, when the daemon had never run
+	quick  string           // the same, as look tells it
+}
+
+// newMachine starts the daemon. When the test ends, the daemon is stopped,
+// unless it has ended, and must leave the host as it was.
+func newMachine(t testing.TB, args ...string) *machine {
+	t.Helper()
+	m := newHost(t)
+	m.start(t, harness.DaemonOptions{Args: args})
+	return m
+}
+
+// newHost is a machine on which the daemon has never run.
+func newHost(t testing.TB) *machine {
+	t.Helper()
+	harness.Require(t, "dbus-daemon", "nft", "ping")
+	m := &machine{Topology: harness.NewTopology(t)}
+	m.kernel = openKernel(t, m.Host)
+	m.before, m.quick = m.Host.Snapshot(t, resolvConf), m.look(t).text
+	return m
+}
+
+// start starts the bus and the daemon for the first time.
+func (m *machine) start(t testing.TB, opts harness.DaemonOptions) {
+	t.Helper()
+	m.bus = harness.StartBus(t, m.Host, harness.BusOptions{Policy: harness.ShippedPolicy})
+	m.daemon = harness.StartDaemon(t, m.Host, m.bus, opts)
+	t.Cleanup(func() {
+		if t.Failed() {
+			return
+		}
+		select {
+		case <-m.daemon.Process().Exited():
+		default:
+			m.daemon.Stop(t)
+		}
+		m.Host.RequireSnapshot(t, m.before, m.daemon.ResolvConf)
+	})
+}
+
+// vpn is an app on the machine: a provider, a user interface of the same user,
+// and a config.
+type vpn struct {
+	*machine
 	t        testing.TB
-	bus      *harness.Bus
-	daemon   *harness.Daemon
+	app      string
 	provider *conn
 	ui       *conn
 	config   godbus.ObjectPath
 }
 
-// conn is one connection to the bus, with the signals that it gets.
-type conn struct {
-	*godbus.Conn
-	t       testing.TB
-	signals chan *godbus.Signal
-}
-
+// newVPN is a machine with an app of Alice's.
 func newVPN(t testing.TB, args ...string) *vpn {
 	t.Helper()
-	v := &vpn{Topology: harness.NewTopology(t), t: t}
-	v.bus = harness.StartBus(t, v.Host, harness.BusOptions{Policy: harness.ShippedPolicy})
-	v.daemon = harness.StartDaemon(t, v.Host, v.bus, harness.DaemonOptions{Args: args})
-	v.provider, v.ui = v.dial(harness.Alice), v.dial(harness.Alice)
-	v.provider.must(v.provider.manager("RegisterProvider", app, dict{}))
-	v.provider.must(v.provider.manager("CreateConfig", app, "Work", dict{}), &v.config)
+	return newMachine(t, args...).party(t, harness.Alice, app)
+}
+
+// party brings an app, with connections of its own, which end with t.
+func (m *machine) party(t testing.TB, uid uint32, app string) *vpn {
+	t.Helper()
+	v := &vpn{machine: m, t: t, app: app, provider: m.dial(t, uid), ui: m.dial(t, uid)}
+	v.register(dict{})
 	return v
 }
 
-func (v *vpn) dial(uid uint32) *conn {
+// register makes the provider known, and the config, if it is not yet there.
+func (v *vpn) register(options dict) {
 	v.t.Helper()
-	c := &conn{Conn: v.bus.DialAs(v.t, uid), t: v.t, signals: make(chan *godbus.Signal, 1000)}
-	c.Signal(c.signals)
-	return c
-}
-
-func (c *conn) call(path godbus.ObjectPath, method string, args ...any) *godbus.Call {
-	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Second)
-	defer cancel()
-	return c.Object(wire.BusName, path).CallWithContext(ctx, method, 0, args...)
-}
-
-func (c *conn) manager(member string, args ...any) *godbus.Call {
-	return c.call(wire.RootPath, wire.ManagerInterface+"."+member, args...)
-}
-
-func (c *conn) on(path godbus.ObjectPath, member string, args ...any) *godbus.Call {
-	iface := wire.ConfigInterface
-	if len(path) > len(wire.SessionRoot) && path[:len(wire.SessionRoot)] == wire.SessionRoot {
-		iface = wire.SessionInterface
+	v.provider.must(v.provider.manager("RegisterProvider", v.app, options))
+	call := v.provider.manager("CreateConfig", v.app, configName, dict{})
+	if errorName(call.Err) == wire.ErrAlreadyExists {
+		call = v.provider.manager("FindConfig", v.app, configName, dict{})
 	}
-	return c.call(path, iface+"."+member, args...)
-}
-
-func (c *conn) property(path godbus.ObjectPath, name string) any {
-	c.t.Helper()
-	iface := wire.ConfigInterface
-	if len(path) > len(wire.SessionRoot) && path[:len(wire.SessionRoot)] == wire.SessionRoot {
-		iface = wire.SessionInterface
-	}
-	var v godbus.Variant
-	c.must(c.call(path, wire.PropertiesInterface+".Get", iface, name), &v)
-	return v.Value()
-}
-
-func (c *conn) must(call *godbus.Call, results ...any) {
-	c.t.Helper()
-	err := call.Err
-	if err == nil && len(results) > 0 {
-		err = call.Store(results...)
-	}
-	if err != nil {
-		c.t.Fatalf("%s: %v", call.Method, err)
-	}
+	v.provider.must(call, &v.config)
+	v.ui.must(v.ui.manager("ListConfigs")) // who has called is told of changes
 }
 
 func (v *vpn) connect() godbus.ObjectPath {
@@ -104,8 +108,51 @@ func (v *vpn) connect() godbus.ObjectPath {
 	return session
 }
 
-// fullTunnel is a set of parameters that covers everything but the host's own
-// network.
+// establish connects, all the way.
+func (v *vpn) establish() (godbus.ObjectPath, *endpoint) {
+	v.t.Helper()
+	session := v.connect()
+	end := v.open(session)
+	v.configure(session, fullTunnel())
+	v.notify(session, wire.NotifyConnected)
+	return session, end
+}
+
+func (v *vpn) configure(session godbus.ObjectPath, parameters dict) {
+	v.t.Helper()
+	v.provider.must(v.provider.on(session, "SetParameters", parameters))
+}
+
+func (v *vpn) notify(session godbus.ObjectPath, state string) {
+	v.t.Helper()
+	v.provider.must(v.provider.on(session, "NotifyConnectionStateChanged", state, dict{}))
+}
+
+// disconnect ends the session as a user does.
+func (v *vpn) disconnect() {
+	v.t.Helper()
+	v.ui.must(v.ui.on(v.config, "Disconnect", dict{}))
+}
+
+func (v *vpn) state() string {
+	v.t.Helper()
+	return v.ui.property(v.config, "State").(string)
+}
+
+func (v *vpn) requireState(want string) {
+	v.t.Helper()
+	if got := v.state(); got != want {
+		v.t.Fatalf("the state is %s, want %s", got, want)
+	}
+}
+
+// link is the name of the session's interface.
+func (v *vpn) link(session godbus.ObjectPath) string {
+	v.t.Helper()
+	return v.ui.property(session, "Interface").(string)
+}
+
+// fullTunnel is a set of parameters that covers everything but the server.
 func fullTunnel() dict {
 	return dict{
 		"address":       godbus.MakeVariant("10.8.0.2/24"),
@@ -118,93 +165,37 @@ func fullTunnel() dict {
 	}
 }
 
-// open gives the session's channel.
-func (v *vpn) open(session godbus.ObjectPath) *os.File {
-	v.t.Helper()
-	var fd godbus.UnixFD
-	var info dict
-	v.provider.must(v.provider.on(session, "OpenPacketChannel", dict{}), &fd, &info)
-	f := os.NewFile(uintptr(fd), "channel")
-	v.t.Cleanup(func() { f.Close() })
-	return f
-}
+// Addresses that every set of parameters of these tests includes.
+const (
+	includedIPv4 = "203.0.113.7"
+	includedIPv6 = "2001:db8:113::7"
+)
 
-// reflect answers every echo request, of IPv4 and IPv6, that comes from the
-// channel, and every UDP packet with itself, until the channel ends.
-func reflect(channel *os.File) error {
-	packet := make([]byte, 65536)
-	for {
-		n, err := channel.Read(packet)
-		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if turn(packet[:n]) {
-			if _, err := channel.Write(packet[:n]); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// turn makes the answer of a packet, in place.
-func turn(p []byte) bool {
-	if len(p) < 28 {
-		return false
-	}
-	protocol, header, size := p[9], int(p[0]&15)*4, 4
-	at := 12
-	if p[0]>>4 == 6 {
-		protocol, header, size, at = p[6], 40, 16, 8
-	}
-	for i := range size {
-		p[at+i], p[at+size+i] = p[at+size+i], p[at+i]
-	}
-	payload := p[header:]
-	switch {
-	case protocol == 1 && payload[0] == 8, protocol == 58 && payload[0] == 128:
-		before := binary.BigEndian.Uint16(payload)
-		payload[0] = map[byte]byte{8: 0, 128: 129}[payload[0]]
-		adjust(payload[2:4], before, binary.BigEndian.Uint16(payload))
-	case protocol == 17:
-		payload[0], payload[1], payload[2], payload[3] = payload[2], payload[3], payload[0], payload[1]
-	default:
-		return false
-	}
-	return true
-}
-
-// adjust is RFC 1624: the checksum after one word changed.
-func adjust(sum []byte, before, after uint16) {
-	s := uint32(^binary.BigEndian.Uint16(sum)) + uint32(^before) + uint32(after)
-	for s>>16 != 0 {
-		s = s&0xffff + s>>16
-	}
-	binary.BigEndian.PutUint16(sum, ^uint16(s))
+func (m *machine) ping(t testing.TB, count, address string) {
+	t.Helper()
+	m.Host.Run(t, "ping", "-c"+count, "-i0.05", "-W5", address)
 }
 
 // The main job: a user connects a config of an app that has no privileges;
 // packets go through it; when it is disconnected everything is as it was.
 func TestMainJob(t *testing.T) {
+	t.Parallel()
 	v := newVPN(t)
-	before := v.Host.Snapshot(t, v.daemon.ResolvConf)
-	session := v.connect()
-	channel := v.open(session)
-	go reflect(channel)
-	v.provider.must(v.provider.on(session, "SetParameters", fullTunnel()))
-	v.provider.must(v.provider.on(session, "NotifyConnectionStateChanged", "connected", dict{}))
-	if s := v.ui.property(v.config, "State"); s != "connected" {
-		t.Errorf("state %v", s)
-	}
+	v.mainJob()
+}
+
+func (v *vpn) mainJob() {
+	t := v.t
+	t.Helper()
+	session, _ := v.establish()
+	v.requireState(wire.StateConnected)
 	clear := v.Clear(t)
-	v.Host.Run(t, "ping", "-c3", "-i0.05", "-W2", "203.0.113.7")
-	v.Host.Run(t, "ping", "-c3", "-i0.05", "-W2", "2001:db8:113::7")
-	if n := clear.Count(t, harness.To(harness.InternetIPv4)); n != 0 {
-		t.Errorf("%d packets to an included block in clear", n)
+	v.ping(t, "3", includedIPv4)
+	v.ping(t, "3", includedIPv6)
+	if n := clear.Count(t, harness.To(harness.InternetIPv4)) + clear.Count(t, harness.To(harness.InternetIPv6)); n != 0 {
+		t.Errorf("%d packets to an included block in clear:\n%v", n, clear)
 	}
-	v.Host.Run(t, "ping", "-c1", "-W2", harness.ServerIPv4)
+	v.ping(t, "1", harness.ServerIPv4)
 	if n := clear.Count(t, harness.To(harness.ServerIPv4+"/32")); n != 1 {
 		t.Errorf("%d packets to the excluded server in clear", n)
 	}
@@ -215,14 +206,13 @@ func TestMainJob(t *testing.T) {
 	if text := v.Host.ReadFile(t, v.daemon.ResolvConf); !contains(text, harness.PrivateDNS, "corp.example") {
 		t.Errorf("resolv.conf:\n%s", text)
 	}
-	link := v.ui.property(session, "Interface").(string)
-	if _, err := net.InterfaceByName(link); err == nil {
-		t.Errorf("%s is in the test's own namespace", link)
+	v.disconnect()
+	v.requireState(wire.StateIdle)
+	v.Host.RequireSnapshot(t, v.before, v.daemon.ResolvConf)
+	v.ping(t, "1", includedIPv4)
+	if n := clear.Count(t, harness.To(harness.InternetIPv4)); n != 1 {
+		t.Errorf("%d packets in clear after the end, want the ping", n)
 	}
-	v.ui.must(v.ui.on(v.config, "Disconnect", dict{}))
-	v.Host.RequireSnapshot(t, before, v.daemon.ResolvConf)
-	v.daemon.Stop(t)
-	v.Host.RequireSnapshot(t, before, v.daemon.ResolvConf)
 }
 
 func contains(text string, parts ...string) bool {

@@ -1,0 +1,120 @@
+package system
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
+)
+
+// instant is a kind of moment at which the daemon is killed.
+type instant struct {
+	name string
+	n    int
+	kill func(v *vpn, s *sender, session godbus.ObjectPath)
+
+	// uncovered: the session does not cover the packets yet, or the user has
+	// asked for its end, so they may be in clear.
+	uncovered bool
+}
+
+func instants() []instant {
+	updates := func(v *vpn, session godbus.ObjectPath) {
+		v.t.Helper()
+		// One after the other is begun, so the kill is within one of them.
+		sets := parameterSets()
+		var last <-chan *godbus.Call
+		for i := range 2 * len(sets) {
+			last = v.provider.begin(session, "SetParameters", sets[i%len(sets)].parameters)
+		}
+		v.killWithin(40 * time.Millisecond)
+		if (<-last).Err == nil {
+			v.t.Error("the updates were finished before the kill")
+		}
+	}
+	return []instant{
+		{name: "while connected", n: 5, kill: func(v *vpn, s *sender, _ godbus.ObjectPath) {
+			s.awaitMore(v.t, rand.Int64N(20))
+			v.daemon.Kill9()
+		}},
+		{name: "during updates", n: 8, kill: func(v *vpn, _ *sender, session godbus.ObjectPath) {
+			updates(v, session)
+		}},
+		{name: "during Disconnect", n: 4, uncovered: true, kill: func(v *vpn, _ *sender, _ godbus.ObjectPath) {
+			v.ui.begin(v.config, "Disconnect", dict{})
+			v.killWithin(8 * time.Millisecond)
+		}},
+		{name: "during Connect and the first parameters", n: 4, uncovered: true, kill: func(v *vpn, _ *sender, _ godbus.ObjectPath) {
+			v.disconnect()
+			updates(v, v.connect())
+		}},
+	}
+}
+
+// The daemon is killed under traffic, at random moments of a connected
+// session, of updates, of its beginning and its end. What was to go into the
+// tunnel does not leave in clear until the rest was removed, by --cleanup or
+// by the daemon's next start; and then nothing is left.
+func TestDaemonKilled(t *testing.T) {
+	v := newVPN(t)
+	s := v.startSender(t)
+	s.requireSeen(t)
+	files := v.files()
+	for _, at := range instants() {
+		clear, refused := 0, int64(0)
+		for i := range at.n {
+			session, channel := v.establish()
+			s.requireTunnelled(t, channel, 0, 1)
+			clearBefore, refusedBefore := s.inClear(t), s.unreachable()
+			at.kill(v, s, session)
+			s.awaitMore(t, 100)
+			n := s.inClear(t) - clearBefore
+			clear += n
+			refused += s.unreachable() - refusedBefore
+			if n != 0 && !at.uncovered {
+				t.Errorf("%s: %d packets in clear, with\n%v", at.name, n, v.look(t).text)
+			}
+			v.comeBack(i%2 == 0)
+			if now := v.files(); now != files {
+				t.Errorf("%s: files\n%s\nbefore\n%s", at.name, now, files)
+			}
+			s.requireSeen(t)
+		}
+		t.Logf("%s, %d times: %d packets in clear, %d refused by the guard", at.name, at.n, clear, refused)
+		if refused == 0 && !at.uncovered {
+			t.Errorf("%s: the guard refused nothing", at.name)
+		}
+	}
+	s.requireRate(t)
+	v.mainJob()
+}
+
+// killWithin kills the daemon at a random moment from now.
+func (v *vpn) killWithin(longest time.Duration) {
+	time.Sleep(rand.N(longest)) // chance, not synchronisation
+	v.daemon.Kill9()
+}
+
+// files lists what the daemon could leave behind.
+func (v *vpn) files() string {
+	v.t.Helper()
+	return v.Host.Run(v.t, "find", "/etc", v.daemon.StateDir, "-maxdepth", "1")
+}
+
+// comeBack starts the daemon again on what a killed one left, and the provider
+// registers again.
+func (v *vpn) comeBack(cleanup bool) {
+	t := v.t
+	t.Helper()
+	if cleanup {
+		v.daemon.Cleanup(t)
+		v.Host.RequireSnapshot(t, v.before, resolvConf)
+	}
+	v.daemon.Start(t)
+	v.Host.RequireSnapshot(t, v.before, resolvConf)
+	v.register(dict{})
+	v.requireState(wire.StateIdle)
+}
