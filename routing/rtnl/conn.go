@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -20,14 +18,14 @@ import (
 const (
 	// batch is how many messages travel in one datagram. The kernel is done
 	// with all of them when the call that sends it returns.
-	batch = 256
+	batch = 1024
 
 	// receiveBuffer holds an error for each message of a batch many times.
 	receiveBuffer = 4 << 20
 )
 
 // conn is a netlink socket of our own, for what netlink.Handle does not do:
-// many messages in one datagram, and dumps that the kernel filters.
+// many messages in one datagram, and looking at the IPv6 side of a link.
 type conn struct {
 	handle *nl.SocketHandle
 	pid    uint32
@@ -42,13 +40,8 @@ func newConn() (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, opt := range []int{unix.NETLINK_CAP_ACK, unix.NETLINK_GET_STRICT_CHK} {
-		if err = unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, opt, 1); err != nil {
-			s.Close()
-			return nil, fmt.Errorf("cannot set netlink option %d: %w", opt, err)
-		}
-	}
-	// Without the right to, errors may be lost and messages are sent again.
+	// Without these, answers may be lost, and what they were to is done again.
+	_ = unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
 	_ = s.SetReceiveBufferSize(receiveBuffer, true)
 	pid, err := s.GetPid()
 	if err != nil {
@@ -205,7 +198,9 @@ func appendAttr(b []byte, kind uint16, data []byte) []byte {
 }
 
 func appendAttr32(b []byte, kind uint16, v uint32) []byte {
-	return appendAttr(b, kind, binary.NativeEndian.AppendUint32(nil, v))
+	b = binary.NativeEndian.AppendUint16(b, 4+4)
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	return binary.NativeEndian.AppendUint32(b, v)
 }
 
 func kernelType(t routing.RouteType) byte {
@@ -219,67 +214,8 @@ func kernelType(t routing.RouteType) byte {
 	}
 }
 
-// listRoutes gives the routes with our mark in our tables.
-func (c *conn) listRoutes() ([]routing.Route, error) {
-	var list []routing.Route
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		req := c.request(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
-		req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: family, Protocol: routing.Protocol}})
-		err := req.ExecuteIter(unix.NETLINK_ROUTE, unix.RTM_NEWROUTE, func(m []byte) bool {
-			if r, ok := parseRoute(m); ok {
-				list = append(list, r)
-			}
-			return true
-		})
-		if family == unix.AF_INET6 && errors.Is(err, unix.EAFNOSUPPORT) {
-			continue // a host without IPv6
-		}
-		if err != nil {
-			return list, err
-		}
-	}
-	return list, nil
-}
-
 func (c *conn) request(kind, flags int) *nl.NetlinkRequest {
 	req := nl.NewNetlinkRequest(kind, flags)
 	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: c.handle}
 	return req
-}
-
-// parseRoute reads one that is ours; of other types than ours it is not.
-func parseRoute(m []byte) (routing.Route, bool) {
-	msg := nl.DeserializeRtMsg(m)
-	attrs, err := nl.ParseRouteAttr(m[msg.Len():])
-	if err != nil || msg.Protocol != routing.Protocol {
-		return routing.Route{}, false
-	}
-	var r routing.Route
-	dst := netip.IPv4Unspecified()
-	if msg.Family == unix.AF_INET6 {
-		dst = netip.IPv6Unspecified()
-	}
-	for _, a := range attrs {
-		switch {
-		case a.Attr.Type == unix.RTA_DST:
-			dst, _ = netip.AddrFromSlice(a.Value)
-		case len(a.Value) < 4:
-		case a.Attr.Type == unix.RTA_TABLE:
-			r.Table = binary.NativeEndian.Uint32(a.Value)
-		case a.Attr.Type == unix.RTA_PRIORITY:
-			r.Metric = binary.NativeEndian.Uint32(a.Value)
-		case a.Attr.Type == unix.RTA_OIF && msg.Type == unix.RTN_UNICAST:
-			r.Link = int(binary.NativeEndian.Uint32(a.Value))
-		}
-	}
-	switch msg.Type {
-	case unix.RTN_UNICAST:
-		r.Type = routing.Unicast
-	case unix.RTN_THROW:
-		r.Type = routing.Throw
-	case unix.RTN_UNREACHABLE:
-		r.Type = routing.Unreachable
-	}
-	r.Dst = netip.PrefixFrom(dst, int(msg.Dst_len))
-	return r, r.Type != 0 && r.Table-routing.TableBase < routing.MaxSlots
 }

@@ -2,8 +2,8 @@ package rtnl
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -92,9 +92,6 @@ func (k *Kernel) defaults(ctx context.Context) ([]hop, error) {
 	var hops []hop
 	for _, v6 := range []bool{false, true} {
 		found, err := dump(ctx, func() ([]hop, error) { return k.familyDefaults(v6) })
-		if v6 && errors.Is(err, unix.EAFNOSUPPORT) {
-			continue
-		}
 		if err != nil {
 			return nil, fmt.Errorf("cannot list default routes: %w", err)
 		}
@@ -106,23 +103,29 @@ func (k *Kernel) defaults(ctx context.Context) ([]hop, error) {
 
 func (k *Kernel) familyDefaults(v6 bool) ([]hop, error) {
 	var hops []hop
-	filter := &netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}
-	err := k.handle.RouteListFilteredIter(familyOf(v6), filter, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
-		if r.Type != unix.RTN_UNICAST || r.Dst == nil {
-			return true
+	err := k.eachRoute(v6, netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}, func(r netlink.Route) {
+		if r.Dst == nil {
+			return
 		}
-		if ones, _ := r.Dst.Mask.Size(); ones != 0 {
-			return true
+		if bits, _ := r.Dst.Mask.Size(); bits != 0 {
+			return
 		}
 		if r.LinkIndex != 0 {
-			hops = append(hops, hop{v6: v6, metric: r.Priority, link: r.LinkIndex, gateway: addrOf(r.Gw)})
+			hops = append(hops, hop{v6: v6, metric: r.Priority, link: r.LinkIndex, gateway: gateway(r.Gw, r.Via)})
 		}
 		for _, n := range r.MultiPath {
-			hops = append(hops, hop{v6: v6, metric: r.Priority, link: n.LinkIndex, gateway: addrOf(n.Gw)})
+			hops = append(hops, hop{v6: v6, metric: r.Priority, link: n.LinkIndex, gateway: gateway(n.Gw, n.Via)})
 		}
-		return true
 	})
 	return hops, err
+}
+
+// gateway is via where a route of IPv4 goes over one of IPv6.
+func gateway(gw net.IP, via netlink.Destination) netip.Addr {
+	if v, ok := via.(*netlink.Via); ok {
+		return addrOf(v.Addr)
+	}
+	return addrOf(gw)
 }
 
 // Facts implements routing.Kernel.

@@ -23,28 +23,49 @@ import (
 // concurrently; after Close they fail.
 type Kernel struct {
 	handle *netlink.Handle
-	conn   *conn
+
+	// strict has the kernel filter the routes that it lists.
+	strict *netlink.Handle
+
+	conn *conn
 }
 
 // NewKernel serves the network namespace of the calling thread, also when it
 // is used from other threads later.
 func NewKernel() (*Kernel, error) {
-	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	k := &Kernel{}
+	err := k.open()
 	if err != nil {
+		k.Close()
 		return nil, fmt.Errorf("cannot open rtnetlink: %w", err)
 	}
-	c, err := newConn()
-	if err != nil {
-		handle.Close()
-		return nil, fmt.Errorf("cannot open rtnetlink: %w", err)
+	return k, nil
+}
+
+func (k *Kernel) open() (err error) {
+	if k.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return err
 	}
-	return &Kernel{handle: handle, conn: c}, nil
+	if k.strict, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return err
+	}
+	if err = k.strict.SetStrictCheck(true); err != nil {
+		return err
+	}
+	k.conn, err = newConn()
+	return err
 }
 
 // Close gives back the sockets. The network stays as it is.
 func (k *Kernel) Close() {
-	k.handle.Close()
-	k.conn.close()
+	for _, h := range []*netlink.Handle{k.handle, k.strict} {
+		if h != nil {
+			h.Close()
+		}
+	}
+	if k.conn != nil {
+		k.conn.close()
+	}
 }
 
 // Execute implements routing.Kernel. Routes that follow each other travel
@@ -255,13 +276,8 @@ func (k *Kernel) List(ctx context.Context) (routing.State, error) {
 	if s.Addresses, err = k.listAddresses(ctx, s.Links); err != nil {
 		return s, fmt.Errorf("cannot list addresses: %w", err)
 	}
-	routes, err := dump(ctx, k.conn.listRoutes)
-	if err != nil {
+	if s.Routes, err = k.listRoutes(ctx); err != nil {
 		return s, fmt.Errorf("cannot list routes: %w", err)
-	}
-	s.Routes = make(map[routing.RouteKey]routing.Route, len(routes))
-	for _, r := range routes {
-		s.Routes[r.RouteKey] = r
 	}
 	if s.Rules, err = k.listRules(ctx); err != nil {
 		return s, fmt.Errorf("cannot list rules: %w", err)
@@ -293,6 +309,61 @@ func (k *Kernel) listAddresses(ctx context.Context, links map[int]routing.LinkSt
 	}
 	slices.Reverse(v6)
 	return append(v4, v6...), nil
+}
+
+// listRoutes gives the routes with our mark in our tables.
+func (k *Kernel) listRoutes(ctx context.Context) (map[routing.RouteKey]routing.Route, error) {
+	routes := map[routing.RouteKey]routing.Route{}
+	for _, v6 := range []bool{false, true} {
+		found, err := dump(ctx, func() (list []routing.Route, err error) {
+			err = k.eachRoute(v6, netlink.Route{Protocol: routing.Protocol}, func(r netlink.Route) {
+				if ours, ok := parseRoute(r); ok {
+					list = append(list, ours)
+				}
+			})
+			return list, err
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range found {
+			routes[r.RouteKey] = r
+		}
+	}
+	return routes, nil
+}
+
+// eachRoute calls f for each route of the protocol, table and type of filter,
+// where they are set.
+func (k *Kernel) eachRoute(v6 bool, filter netlink.Route, f func(netlink.Route)) error {
+	mask := netlink.RT_FILTER_TABLE // without it, that of main is meant
+	err := k.strict.RouteListFilteredIter(familyOf(v6), &filter, mask, func(r netlink.Route) bool {
+		f(r)
+		return true
+	})
+	if v6 && errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.ENOENT) {
+		return nil // a host without IPv6, a table without routes
+	}
+	return err
+}
+
+// parseRoute reads one that is ours; one of another type than ours is not.
+func parseRoute(r netlink.Route) (routing.Route, bool) {
+	ours := routing.Route{RouteKey: routing.RouteKey{Table: uint32(r.Table), Metric: uint32(r.Priority)}}
+	if r.Dst != nil {
+		bits, _ := r.Dst.Mask.Size()
+		ours.Dst = netip.PrefixFrom(addrOf(r.Dst.IP), bits)
+	}
+	switch r.Type {
+	case unix.RTN_UNICAST:
+		ours.Type, ours.Link = routing.Unicast, r.LinkIndex
+	case unix.RTN_THROW:
+		ours.Type = routing.Throw
+	case unix.RTN_UNREACHABLE:
+		ours.Type = routing.Unreachable
+	}
+	return ours, ours.Type != 0 && ours.Dst.IsValid() && r.Protocol == routing.Protocol &&
+		ours.Table-routing.TableBase < routing.MaxSlots
 }
 
 func (k *Kernel) listRules(ctx context.Context) ([]routing.Rule, error) {

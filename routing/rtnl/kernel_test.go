@@ -368,3 +368,36 @@ func benchmarkRoutes(b *testing.B, put func(*net2, []routing.Op)) {
 		b.StartTimer()
 	}
 }
+
+// From nothing to a tunnel with ten exclusions, and back.
+func BenchmarkApplyAndEnd(b *testing.B) {
+	n := enter(b)
+	n.openTUN("vpn0")
+	network := n.network()
+	c := n.config("0.0.0.0/0", "::/0")
+	for i := range 10 {
+		c.Exclude = append(c.Exclude, netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(5 * i)}), 32))
+	}
+	for b.Loop() {
+		n.must(network.Apply(b.Context(), c))
+		n.must(network.Apply(b.Context(), routing.Config{}))
+	}
+}
+
+// An update of 10,000 exclusions that cannot be merged.
+func BenchmarkApplyMany(b *testing.B) {
+	n := enter(b)
+	n.openTUN("vpn0")
+	network := n.network()
+	few := n.config("0.0.0.0/0", "::/0")
+	many := few
+	for i := range 10000 {
+		many.Exclude = append(many.Exclude, netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(i >> 7), byte(i << 1), 0}), 24))
+	}
+	for b.Loop() {
+		n.must(network.Apply(b.Context(), many))
+		b.StopTimer()
+		n.must(network.Apply(b.Context(), few))
+		b.StartTimer()
+	}
+}

@@ -66,12 +66,8 @@ func enter(t testing.TB) *net2 {
 		LinkAttrs: netlink.LinkAttrs{Name: "up0"}, PeerName: "r0", PeerNamespace: netlink.NsFd(router),
 	}
 	n.must(netlink.LinkAdd(veth))
-	n.linkUp("up0")
-	n.in(router, func() {
-		n.linkUp("r0")
-		n.addr("r0", "192.0.2.1/24", "2001:db8::1/64")
-	})
-	n.addr("up0", "192.0.2.2/24", "2001:db8::2/64")
+	n.uplink("up0", "192.0.2.2/24", "2001:db8::2/64", "fe80::2/64")
+	n.in(router, func() { n.uplink("r0", "192.0.2.1/24", "2001:db8::1/64", "fe80::1/64") })
 	n.defaultRoutes("up0", "192.0.2.1", "2001:db8::1")
 	n.kernel, err = NewKernel()
 	n.must(err)
@@ -104,6 +100,15 @@ func (n *net2) link(name string) netlink.Link {
 func (n *net2) linkUp(name string) {
 	n.t.Helper()
 	n.must(netlink.LinkSetUp(n.link(name)))
+}
+
+// uplink gives a link its addresses at once: those that the kernel would make
+// need a second to be sure that they are the only ones.
+func (n *net2) uplink(link string, addrs ...string) {
+	n.t.Helper()
+	n.must(netlink.LinkSetIP6AddrGenMode(n.link(link), int(routing.AddrGenNone)))
+	n.linkUp(link)
+	n.addr(link, addrs...)
 }
 
 func (n *net2) addr(link string, list ...string) {

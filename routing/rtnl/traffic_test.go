@@ -104,12 +104,8 @@ func TestExclusionFollowsUplink(t *testing.T) {
 	n.must(netlink.LinkAdd(&netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: "up1"}, PeerName: "r1", PeerNamespace: netlink.NsFd(n.router),
 	}))
-	n.linkUp("up1")
-	n.addr("up1", "192.168.7.2/24", "2001:db8:7::2/64")
-	n.in(n.router, func() {
-		n.linkUp("r1")
-		n.addr("r1", "192.168.7.1/24", "2001:db8:7::1/64")
-	})
+	n.uplink("up1", "192.168.7.2/24", "2001:db8:7::2/64")
+	n.in(n.router, func() { n.uplink("r1", "192.168.7.1/24", "2001:db8:7::1/64") })
 	second := n.sniff("r1")
 	network := n.network()
 	c := n.config("0.0.0.0/0", "::/0")
