@@ -120,7 +120,10 @@ func (c *conn) arrived(objects ...godbus.ObjectPath) []string {
 	var list []string
 	for {
 		select {
-		case s := <-c.signals:
+		case s, ok := <-c.signals:
+			if !ok {
+				return list // the connection is closed
+			}
 			if event := event(s, objects); event != "" {
 				list = append(list, event)
 			}
@@ -143,7 +146,10 @@ func (c *conn) traceTo(last string, objects ...godbus.ObjectPath) []string {
 	late := time.After(harness.Timeout)
 	for {
 		select {
-		case s := <-c.signals:
+		case s, ok := <-c.signals:
+			if !ok {
+				c.t.Fatalf("the connection was closed, no %q came, but %q", last, list)
+			}
 			if event := event(s, objects); event != "" {
 				list = append(list, event)
 				if event == last {

@@ -14,7 +14,7 @@ import (
 )
 
 // endpoint is the client's end of a tunnel: it answers every echo request that
-// comes out of the channel, and counts what a sender sent.
+// comes out of the channel, of ICMP and of UDP, and counts what a sender sent.
 type endpoint struct {
 	file *os.File
 	sent [2]atomic.Int64 // packets of a sender, IPv4 and IPv6
@@ -95,6 +95,8 @@ func (e *endpoint) count(p []byte) {
 	}
 }
 
+const echoPort = 7
+
 // turn makes the answer of an echo request, in place.
 func turn(p []byte) bool {
 	if len(p) < 28 {
@@ -109,15 +111,17 @@ func turn(p []byte) bool {
 	case len(payload) < 8:
 		return false
 	case protocol == 1 && payload[0] == 8, protocol == 58 && payload[0] == 128:
+		before := binary.BigEndian.Uint16(payload)
+		payload[0] = map[byte]byte{8: 0, 128: 129}[payload[0]]
+		adjust(payload[2:4], before, binary.BigEndian.Uint16(payload))
+	case protocol == 17 && binary.BigEndian.Uint16(payload[2:]) == echoPort:
+		payload[0], payload[1], payload[2], payload[3] = payload[2], payload[3], payload[0], payload[1]
 	default:
 		return false
 	}
-	for i := range size {
+	for i := range size { // the checksums stay what they are
 		p[at+i], p[at+size+i] = p[at+size+i], p[at+i]
 	}
-	before := binary.BigEndian.Uint16(payload)
-	payload[0] = map[byte]byte{8: 0, 128: 129}[payload[0]]
-	adjust(payload[2:4], before, binary.BigEndian.Uint16(payload))
 	return true
 }
 
