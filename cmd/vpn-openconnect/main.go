@@ -71,10 +71,10 @@ func run(args []string) int {
 		say(os.Stderr, "%v", err)
 		return exitFailure
 	case cmd.Help:
-		fmt.Print(usage)
+		fmt.Fprint(os.Stdout, usage)
 		return 0
 	case cmd.Version:
-		fmt.Println(program, version())
+		fmt.Fprintln(os.Stdout, program, version())
 		return 0
 	case cmd.Server == "" && cmd.ConfigName == "":
 		say(os.Stderr, "which server? Try --help")

@@ -274,10 +274,10 @@ func TestWrongPassword(t *testing.T) {
 	l.nothingLeft(t)
 }
 
-// TestServerEnds: the server says goodbye.
+// TestServerEnds: the server goes, with a goodbye if it comes to that.
 func TestServerEnds(t *testing.T) {
 	l := newLab(t, harness.OCServOptions{})
-	p := l.start(t, l.server.OpenConnect()...)
+	p := l.start(t, append(l.server.OpenConnect(), "--reconnect-timeout=0")...)
 	l.awaitState(t, l.server.URL, client.StateConnected)
 	l.server.Signal(unix.SIGTERM)
 	if code := exitCode(t, p); code != 1 {

@@ -22,7 +22,7 @@ type service struct {
 
 	channel   *client.Channel // nil before Carry
 	endRelay  context.CancelFunc
-	relayDone chan error
+	relayDone chan struct{}
 }
 
 // connect registers the app, finds or makes the config, and connects it. The
@@ -130,12 +130,11 @@ func (s *service) Carry(ctx context.Context, packets *os.File) (<-chan error, er
 		return nil, err
 	}
 	relayCtx, cancel := context.WithCancel(context.Background())
-	s.channel, s.endRelay, s.relayDone = ch, cancel, make(chan error, 1)
+	s.channel, s.endRelay, s.relayDone = ch, cancel, make(chan struct{})
 	ended := make(chan error, 1)
 	go func() {
-		err := client.Relay(relayCtx, ch, packets)
-		ended <- err
-		s.relayDone <- err
+		defer close(s.relayDone)
+		ended <- client.Relay(relayCtx, ch, packets)
 	}()
 	return ended, s.session.NotifyConnected(ctx)
 }

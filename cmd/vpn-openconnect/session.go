@@ -40,8 +40,7 @@ func session(cmd cmdline.Command) int {
 	process, err := openconnect.Start(options)
 	if err != nil {
 		say(os.Stderr, "%v", err)
-		_ = service.End(context.Background(), true)
-		return exitFailure
+		return exitFailure // and the session with us, on Close
 	}
 	s := &supervisor{process: process, session: service, quiet: cmd.Quiet, log: os.Stderr}
 	if err := s.run(received); err != nil {
@@ -68,8 +67,9 @@ func connectUnlessSignalled(cmd cmdline.Command, received <-chan os.Signal) (*se
 	}
 	results := make(chan result, 1)
 	go func() {
-		service, cmd, err := connect(ctx, cmd)
-		results <- result{service, cmd, err}
+		var r result
+		r.service, r.cmd, r.err = connect(ctx, cmd)
+		results <- r
 	}()
 	for {
 		select {

@@ -194,6 +194,7 @@ func (p *parser) note(name string, opt option, value string) error {
 		if err := p.configFile(value); err != nil {
 			return err
 		}
+	case plain:
 	}
 	p.remember(name, opt, value)
 	return nil
@@ -235,6 +236,7 @@ func (p *parser) configFile(name string) error {
 			p.cmd.Quiet = true
 		case names:
 			p.cmd.Server = value
+		case plain, private, file: // file: openconnect refuses it there
 		}
 	}
 	return nil

@@ -37,7 +37,8 @@ func TestParse(t *testing.T) {
 		},
 		{
 			"-q -m 1300 -- vpn.example",
-			Command{Server: "vpn.example", Quiet: true, Args: []string{"-q", "-m", "1300", "--", "vpn.example"}}, "--quiet --mtu=1300",
+			Command{Server: "vpn.example", Quiet: true, Args: []string{"-q", "-m", "1300", "--", "vpn.example"}},
+			"--quiet --mtu=1300",
 		},
 		{
 			"-- vpn.example --bus x", // too many for openconnect, which will say so
@@ -45,14 +46,16 @@ func TestParse(t *testing.T) {
 		},
 		{
 			"--server=a.example --future --other=1 --no-dt",
-			Command{Server: "a.example", Args: []string{"--server=a.example", "--future", "--other=1", "--no-dt"}}, "--no-dtls",
+			Command{Server: "a.example", Args: []string{"--server=a.example", "--future", "--other=1", "--no-dt"}},
+			"--no-dtls",
 		},
 		{
 			"-C COOKIE --cookie=a -p pass -F f:o=v --token-secret s --proxy http://u:p@h --key-password k --mca-key-password m vpn.example",
 			Command{Server: "vpn.example", Args: []string{
 				"-C", "COOKIE", "--cookie=a", "-p", "pass", "-F", "f:o=v", "--token-secret", "s",
 				"--proxy", "http://u:p@h", "--key-password", "k", "--mca-key-password", "m", "vpn.example",
-			}}, "",
+			}},
+			"",
 		},
 		{
 			"-c pkcs11:id=1;pin-value=1234 -k /home/me/key.pem vpn.example",

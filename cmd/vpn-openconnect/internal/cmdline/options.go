@@ -1,5 +1,7 @@
 package cmdline
 
+import "strings"
+
 // kind is what an option of openconnect means to us.
 type kind int
 
@@ -12,17 +14,31 @@ const (
 	refused              // see refusal
 )
 
-// option is one of openconnect's options, as of 9.01 and, where noted, later.
+// option is one of openconnect's, as of 9.01; sni and no-external-auth are 9.10's.
 type option struct {
 	short byte // 0: none
 	value bool // takes one
 	kind  kind
 }
 
+// The plain options, with their letters.
+const (
+	plainFlags = `
+	allow-insecure-crypto deflate,d disable-ipv6 juniper key-password-from-fsid libproxy
+	no-cert-check no-deflate,D no-dtls no-external-auth no-http-keepalive no-passwd no-proxy
+	no-system-trust no-xmlpost non-inter passtos pfs timestamp verbose,v`
+	plainValues = `
+	authgroup base-mtu cafile cert-expire-warning,e certificate,c compression csd-user csd-wrapper
+	dtls-ciphers dtls-local-port dtls12-ciphers external-browser force-dpd force-trojan
+	gnutls-priority http-auth local-hostname mca-certificate mca-key mtu,m openssl-ciphers os
+	protocol proxy-auth queue-len,Q reconnect-timeout resolve servercert sni sslkey,k token-mode
+	user,u useragent usergroup,g version-string xmlconfig,x`
+)
+
 // options by long name. Those that a later openconnect brings are passed on
 // unknown; what is known of them is only whether they have a =value.
 func options() map[string]option {
-	return map[string]option{
+	all := map[string]option{
 		"background":        {'b', false, refused},
 		"setuid":            {'U', true, refused},
 		"script":            {'s', true, refused},
@@ -38,10 +54,6 @@ func options() map[string]option {
 		"proxy":             {'P', true, private}, // may hold a password
 		"token-secret":      {0, true, private},
 		"gnutls-debug":      {0, true, private},
-		"mca-key":           {0, true, plain},
-		"mca-certificate":   {0, true, plain},
-		"certificate":       {'c', true, plain},
-		"sslkey":            {'k', true, plain},
 		"mca-key-password":  {0, true, private},
 		"cookie-on-stdin":   {0, false, private},
 		"passwd-on-stdin":   {0, false, private},
@@ -50,60 +62,21 @@ func options() map[string]option {
 		"syslog":            {'l', false, quieting},
 		"server":            {0, true, names},
 		"config":            {0, true, file},
-
-		"allow-insecure-crypto":  {0, false, plain},
-		"authgroup":              {0, true, plain},
-		"base-mtu":               {0, true, plain},
-		"cafile":                 {0, true, plain},
-		"cert-expire-warning":    {'e', true, plain},
-		"compression":            {0, true, plain},
-		"csd-user":               {0, true, plain},
-		"csd-wrapper":            {0, true, plain},
-		"deflate":                {'d', false, plain},
-		"disable-ipv6":           {0, false, plain},
-		"dtls-ciphers":           {0, true, plain},
-		"dtls-local-port":        {0, true, plain},
-		"dtls12-ciphers":         {0, true, plain},
-		"external-browser":       {0, true, plain},
-		"force-dpd":              {0, true, plain},
-		"force-trojan":           {0, true, plain},
-		"gnutls-priority":        {0, true, plain},
-		"http-auth":              {0, true, plain},
-		"juniper":                {0, false, plain},
-		"key-password-from-fsid": {0, false, plain},
-		"libproxy":               {0, false, plain},
-		"local-hostname":         {0, true, plain},
-		"mtu":                    {'m', true, plain},
-		"no-cert-check":          {0, false, plain},
-		"no-deflate":             {'D', false, plain},
-		"no-dtls":                {0, false, plain},
-		"no-external-auth":       {0, false, plain}, // 9.10
-		"no-http-keepalive":      {0, false, plain},
-		"no-passwd":              {0, false, plain},
-		"no-proxy":               {0, false, plain},
-		"no-system-trust":        {0, false, plain},
-		"no-xmlpost":             {0, false, plain},
-		"non-inter":              {0, false, plain},
-		"openssl-ciphers":        {0, true, plain},
-		"os":                     {0, true, plain},
-		"passtos":                {0, false, plain},
-		"pfs":                    {0, false, plain},
-		"protocol":               {0, true, plain},
-		"proxy-auth":             {0, true, plain},
-		"queue-len":              {'Q', true, plain},
-		"reconnect-timeout":      {0, true, plain},
-		"resolve":                {0, true, plain},
-		"servercert":             {0, true, plain},
-		"sni":                    {0, true, plain}, // 9.10
-		"timestamp":              {0, false, plain},
-		"token-mode":             {0, true, plain},
-		"user":                   {'u', true, plain},
-		"useragent":              {0, true, plain},
-		"usergroup":              {'g', true, plain},
-		"verbose":                {'v', false, plain},
-		"version-string":         {0, true, plain},
-		"xmlconfig":              {'x', true, plain},
 	}
+	for _, list := range [...]struct {
+		items string
+		value bool
+	}{{plainFlags, false}, {plainValues, true}} {
+		for item := range strings.FieldsSeq(list.items) {
+			name, letter, _ := strings.Cut(item, ",")
+			opt := option{value: list.value}
+			if letter != "" {
+				opt.short = letter[0]
+			}
+			all[name] = opt
+		}
+	}
+	return all
 }
 
 // refusal says why a refused option cannot be.

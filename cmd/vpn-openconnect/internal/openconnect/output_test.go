@@ -23,8 +23,10 @@ func TestEvents(t *testing.T) {
 		"execl: Argument list too long\n" +
 		"Connected to HTTPS on " + "x" // no line end: not yet
 	want := []Event{
-		{Kind: Reached}, {Kind: Reached},
-		{Kind: MTUChanged, MTU: 1390}, {Kind: NoScript},
+		{Kind: Reached},
+		{Kind: Reached},
+		{Kind: MTUChanged, MTU: 1390},
+		{Kind: NoScript},
 	}
 	for _, size := range []int{1, 7, len(realOutput)} {
 		var got []Event

@@ -29,7 +29,7 @@ func (r *reader) names() {
 // too. openconnect puts the IPv6 ones into the variable of IPv4 as well.
 func (r *reader) servers() {
 	for _, name := range [...]string{"INTERNAL_IP4_DNS", "INTERNAL_IP6_DNS"} {
-		for _, text := range strings.Fields(r.value(name)) {
+		for text := range strings.FieldsSeq(r.value(name)) {
 			addr, fault := parseAddr(text)
 			switch {
 			case fault != "":
@@ -83,9 +83,7 @@ func isDomain(s string) bool {
 		if len(label) == 0 || len(label) > 63 || strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {
 			return false
 		}
-		if strings.ContainsFunc(label, func(c rune) bool {
-			return !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_')
-		}) {
+		if strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 			return false
 		}
 	}
