@@ -72,8 +72,11 @@ func serve(ctx context.Context, s *client.Session) {
 		if err != nil {
 			return // the session has ended
 		}
-		if pong(packet[:n]) {
-			channel.Write(packet[:n])
+		if !pong(packet[:n]) {
+			continue
+		}
+		if _, err := channel.Write(packet[:n]); err != nil {
+			return
 		}
 	}
 }
