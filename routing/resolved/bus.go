@@ -26,6 +26,7 @@ const (
 	errNoAnswer       = busName + ".Error.NoReply"
 	errTimedOut       = busName + ".Error.TimedOut"
 	errTimeout        = busName + ".Error.Timeout"
+	errNoUnit         = "org.freedesktop.systemd1.NoSuchUnit" // it is disabled
 	errInteractive    = busName + ".Error.InteractiveAuthorizationRequired"
 	errAccessDenied   = busName + ".Error.AccessDenied"
 )
@@ -141,7 +142,7 @@ func explain(err error) error {
 
 // isAbsent says that there is no resolved, or not any more.
 func isAbsent(err error) bool {
-	return isName(err, errServiceUnknown) || isName(err, errNoOwner) || isName(err, errNoAnswer)
+	return isName(err, errServiceUnknown) || isName(err, errNoOwner) || isName(err, errNoAnswer) || isName(err, errNoUnit)
 }
 
 // isName says whether err is a D-Bus error of that name.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,8 +15,6 @@ import (
 	"github.com/vpnprovider/vpnproviderd/routing/resolved"
 	"github.com/vpnprovider/vpnproviderd/test/container"
 	"github.com/vpnprovider/vpnproviderd/test/harness"
-
-	"net/netip"
 )
 
 const (
@@ -29,7 +28,6 @@ type lab struct {
 	*container.Container
 	t         testing.TB
 	lan, corp *harness.Process // name servers
-	lanWire   *harness.Sniffer
 	corpWire  *harness.Sniffer
 	link      routing.Link
 	resolver  *resolved.Resolver
@@ -41,9 +39,10 @@ func newLab(t testing.TB) *lab {
 	lan, corp := harness.NewNamespace(t, "lan"), harness.NewNamespace(t, "corp")
 	l.Connect(t, "eth0", lan, "lan0")
 	l.Connect(t, "vpn0", corp, "corp0")
+	l.Run(t, "ip", "link", "set", "vpn0", "down")
 	lan.IP(t, "addr add 192.0.2.1/24 dev lan0")
 	corp.IP(t, "addr add 10.1.2.1/24 dev corp0")
-	l.lanWire, l.corpWire = lan.Sniff(t, "lan0"), corp.Sniff(t, "corp0")
+	l.corpWire = corp.Sniff(t, "corp0")
 	l.lan = harness.StartDNS(t, lan, lanDNS, map[string]string{"www.example.org": "198.51.100.1", "printer.lan.example": "192.0.2.9"})
 	l.corp = harness.StartDNS(t, corp, corpDNS, map[string]string{"www.corp.example": "10.9.9.9", "www.example.org": "10.8.8.8"})
 	l.Run(t, "ip", "addr", "add", "192.0.2.2/24", "dev", "eth0")
@@ -59,6 +58,13 @@ func newLab(t testing.TB) *lab {
 	l.link = routing.Link{Name: "vpn0", Index: index}
 	l.resolver = newResolver(t, l.Bus())
 	return l
+}
+
+// up sets the DNS and then, as the daemon does, the link up.
+func (l *lab) up(want routing.Resolution) {
+	l.t.Helper()
+	set(l.t, l.resolver, want)
+	l.Run(l.t, "ip", "link", "set", "vpn0", "up")
 }
 
 func (l *lab) dns(full bool, dns routing.DNS) routing.Resolution {
@@ -98,7 +104,7 @@ func multicasts(t testing.TB, s *harness.Sniffer) int {
 func TestRealSplit(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	set(t, l.resolver, l.dns(false, routing.DNS{Match: []string{"corp.example"}}))
+	l.up(l.dns(false, routing.DNS{Match: []string{"corp.example"}}))
 	l.requireLookup("www.corp.example", "10.9.9.9")
 	l.requireLookup("www.example.org", "198.51.100.1")
 	if asked(l.lan, "www.corp.example") {
@@ -119,8 +125,8 @@ func TestRealSplit(t *testing.T) {
 func TestRealFull(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	before := l.Run(t, "resolvectl", "status", "--no-pager")
-	set(t, l.resolver, l.dns(true, routing.DNS{Search: []string{"corp.example"}}))
+	before := l.Run(t, "resolvectl", "status", "--no-pager", "vpn0")
+	l.up(l.dns(true, routing.DNS{Search: []string{"corp.example"}}))
 	l.requireLookup("www.example.org", "10.8.8.8")
 	l.requireLookup("www", "10.9.9.9") // the search domain
 	l.requireLookup("nowhere.example.net", "")
@@ -130,22 +136,23 @@ func TestRealFull(t *testing.T) {
 	if n := multicasts(t, l.corpWire); n > 0 {
 		t.Errorf("%d questions to everybody behind the tunnel\n%s", n, l.corpWire)
 	}
-	t.Logf("%d questions to everybody on the LAN\n%s", multicasts(t, l.lanWire), l.lanWire)
+	l.Run(t, "ip", "link", "set", "vpn0", "down")
 	if err := l.resolver.Revert(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	l.requireLookup("www.example.org", "198.51.100.1")
-	if after := l.Run(t, "resolvectl", "status", "--no-pager"); after != before {
+	if after := l.Run(t, "resolvectl", "status", "--no-pager", "vpn0"); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
 }
 
-// TestRealRestart: a resolved that is restarted is told again.
+// TestRealRestart: a resolved that is restarted is told again, also where it
+// remembers nothing itself.
 func TestRealRestart(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	want := l.dns(true, routing.DNS{})
-	set(t, l.resolver, want)
+	l.up(want)
 	ctx, cancel := context.WithCancel(t.Context())
 	done, told := make(chan error, 1), make(chan error, 100)
 	go func() {
@@ -167,11 +174,12 @@ func TestRealRestart(t *testing.T) {
 		}
 	}
 	next()
-	for _, command := range [][]string{
-		{"systemctl", "restart", "systemd-resolved"},
-		{"systemctl", "kill", "--signal=KILL", "systemd-resolved"}, // and systemd starts it again
+	for _, restart := range []string{
+		"systemctl restart systemd-resolved",
+		"systemctl kill --signal=KILL systemd-resolved", // and systemd starts it again
+		"systemctl stop systemd-resolved; rm -r /run/systemd/resolve/netif; systemctl start systemd-resolved; resolvectl dns eth0 " + lanDNS,
 	} {
-		l.Run(t, command...)
+		l.Run(t, "sh", "-c", restart)
 		next()
 		l.requireLookup("www.example.org", "10.8.8.8")
 	}
@@ -184,11 +192,37 @@ func TestRealRestart(t *testing.T) {
 	}
 }
 
+// TestRealDisabled: a resolved that is installed and not used is told from one
+// that can be used.
+func TestRealDisabled(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	state := func(running, startable bool) {
+		t.Helper()
+		r, s, err := l.resolver.State(t.Context())
+		if r != running || s != startable || err != nil {
+			t.Errorf("running %v, startable %v, %v", r, s, err)
+		}
+	}
+	state(true, false)
+	l.Run(t, "systemctl", "stop", "systemd-resolved")
+	state(false, true)
+	l.up(l.dns(true, routing.DNS{})) // which starts it
+	l.requireLookup("www.example.org", "10.8.8.8")
+	l.Run(t, "systemctl", "disable", "--now", "systemd-resolved")
+	if err := l.resolver.Set(t.Context(), l.dns(true, routing.DNS{})); err == nil || !strings.Contains(err.Error(), "is not running") {
+		t.Errorf("Set: %v", err)
+	}
+	if err := l.resolver.Revert(t.Context()); err != nil {
+		t.Errorf("Revert: %v", err)
+	}
+}
+
 // TestRealHang: what a stuck resolved was told holds when it goes on, in order.
 func TestRealHang(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	set(t, l.resolver, l.dns(true, routing.DNS{}))
+	l.up(l.dns(true, routing.DNS{}))
 	l.Run(t, "systemctl", "kill", "--signal=STOP", "systemd-resolved")
 	if err := l.resolver.Set(t.Context(), l.dns(true, routing.DNS{Search: []string{"other.example"}})); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Set: %v", err)

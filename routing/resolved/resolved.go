@@ -55,7 +55,8 @@ type Resolver struct {
 
 	mu sync.Mutex
 
-	// links are those that may have settings of ours.
+	// links are those that may have settings of ours. One that is gone leaves
+	// with the next Revert.
 	links map[int]bool
 
 	// looked: links has those of an earlier process, too.
@@ -154,11 +155,16 @@ func (r *Resolver) Revert(ctx context.Context) error {
 	}
 	for _, link := range slices.Sorted(maps.Keys(r.links)) {
 		err := callRunning(ctx, conn, "RevertLink", int32(link))
-		if err == nil || isName(err, errNoSuchLink) || isAbsent(err) {
+		switch {
+		case err == nil, isName(err, errNoSuchLink):
 			delete(r.links, link)
-			continue
+		case isAbsent(err):
+			// Nothing is in effect. But resolved remembers the settings of links
+			// over a restart: the next Revert tries again.
+			r.log.Debug("systemd-resolved is not running: there is no DNS to be taken back", "link", link)
+		default:
+			r.log.Warn("cannot take back the DNS of a link in systemd-resolved", "link", link, "error", err)
 		}
-		r.log.Warn("cannot take back the DNS of a link in systemd-resolved", "link", link, "error", err)
 	}
 	return nil
 }

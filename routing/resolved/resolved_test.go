@@ -331,9 +331,16 @@ func TestAbsent(t *testing.T) {
 	if running, startable, err := r.State(t.Context()); !running || startable || err != nil {
 		t.Errorf("%v, %v, %v", running, startable, err)
 	}
+	// The real one remembers settings over a restart.
+	if !leftover(t, r) {
+		t.Error("what comes back with it is not taken back")
+	}
+	if err := r.Revert(t.Context()); err != nil || leftover(t, r) {
+		t.Errorf("Revert: %v", err)
+	}
 }
 
-// TestBusRestarts: it connects again.
+// TestBusLost: the end of a tunnel does not need a bus.
 func TestBusLost(t *testing.T) {
 	t.Parallel()
 	address, kill := clienttest.BusToKill(t)
