@@ -53,7 +53,7 @@ func showConfigureDialog(r *request) ([]any, error) {
 	if err := r.noOptions(0); err != nil {
 		return nil, err
 	}
-	return nil, r.manager.AskToConfigure(r.caller, r.config, wire.ShowConfigureDialog)
+	return nil, r.manager.AskToConfigure(r.ctx, r.caller, r.config, wire.ShowConfigureDialog, r.detach)
 }
 
 func updateConfig(r *request) ([]any, error) {
@@ -67,8 +67,6 @@ func updateConfig(r *request) ([]any, error) {
 		return nil, err
 	case withLockdown:
 		return nil, driver.Errorf(driver.KindNotSupported, "lockdown is not supported by this version")
-	case autoConnect:
-		return nil, errAutoConnect
 	}
 	if withData {
 		d := driver.Data(fromDict(data))

@@ -15,7 +15,7 @@ func managerMethods() map[string]handler {
 		"UnregisterProvider": unregisterProvider,
 		"ListProviders":      listProviders,
 		"ForgetProvider":     forgetProvider,
-		"RegisterAgent":      notSupported,
+		"RegisterAgent":      registerAgent,
 		"CreateConfig":       createConfig,
 		"DestroyConfig":      destroyConfig,
 		"FindConfig":         findConfig,
@@ -50,11 +50,33 @@ func registerProvider(r *request) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.after = r.autoConnect
 	return []any{dict{
 		"version":  godbus.MakeVariant(r.opts.Version),
 		"features": godbus.MakeVariant(features()),
 		"configs":  godbus.MakeVariant(configPaths(ids)),
 	}}, nil
+}
+
+// autoConnect comes after the reply of RegisterProvider, so that the app knows
+// its configs. It asks nobody.
+func (r *request) autoConnect() {
+	r.interactive = false
+	err := r.manager.AutoConnect(r.ctx, r.caller, r.text(0), driver.Connect{
+		Authorize: func(ctx context.Context) error { return r.authorize(ctx, actionConnect) },
+		Waiting:   r.detach,
+	})
+	if err != nil {
+		r.log.Warn("cannot connect by itself", "APP", r.text(0), "error", err)
+	}
+}
+
+func registerAgent(r *request) ([]any, error) {
+	if err := r.noOptions(0); err != nil {
+		return nil, err
+	}
+	r.manager.RegisterAgent(r.caller)
+	return nil, nil
 }
 
 func configPaths(ids []driver.ConfigID) []godbus.ObjectPath {
@@ -108,10 +130,7 @@ func createConfig(r *request) ([]any, error) {
 	if err := o.done(); err != nil {
 		return nil, err
 	}
-	if autoConnect {
-		return nil, errAutoConnect
-	}
-	n.Data, n.Owner = fromDict(data), r.caller.UID
+	n.Data, n.Owner, n.AutoConnect = fromDict(data), r.caller.UID, autoConnect
 	if other {
 		n.Owner = owner
 	}
@@ -121,8 +140,6 @@ func createConfig(r *request) ([]any, error) {
 	id, err := r.manager.CreateConfig(r.caller, n)
 	return []any{configPath(id)}, err
 }
-
-var errAutoConnect = driver.Errorf(driver.KindNotSupported, "autoConnect is not supported by this version")
 
 // mayManage asks for what is needed to manage configs of owner. A caller that
 // may manage those of others is then one who sees them.
@@ -197,7 +214,7 @@ func showAddDialog(r *request) ([]any, error) {
 	if err := r.noOptions(1); err != nil {
 		return nil, err
 	}
-	return nil, r.manager.AskForConfig(r.caller, r.text(0), wire.ShowAddDialog)
+	return nil, r.manager.AskForConfig(r.ctx, r.caller, r.text(0), wire.ShowAddDialog, r.detach)
 }
 
 func (r *request) setMute(mute bool) error {

@@ -34,6 +34,8 @@ func (s *Server) Observe(n driver.Notice) {
 		s.out.put(signal(n.To, wire.RootPath, wire.ManagerInterface, "ConfigCreated", configPath(n.Config.ID), n.Config.Name, toDict(n.Config.Data)))
 	case driver.ConfigRemoved:
 		s.out.put(signal(n.To, wire.RootPath, wire.ManagerInterface, "ConfigRemoved", configPath(n.ID), n.Name))
+	case driver.StartProvider:
+		s.out.put(signal(n.To, wire.RootPath, wire.ManagerInterface, "StartProvider", n.App))
 	case driver.UIEvent:
 		s.out.put(signal(n.To, wire.RootPath, wire.ManagerInterface, "UIEvent", n.Event, configPath(n.Config)))
 	}

@@ -28,6 +28,10 @@ var errClosing = driver.Errorf(driver.KindFailed, "the service is shutting down"
 // busTimeout bounds what we ask of the bus itself.
 const busTimeout = 10 * time.Second
 
+// closeTimeout bounds how long the bus may take to accept what is left to be
+// sent when the service ends.
+const closeTimeout = 3 * time.Second
+
 // Options of a Server.
 type Options struct {
 	// Address of the bus; empty: the system bus.
@@ -185,9 +189,12 @@ func (s *Server) Idle() bool { return s.calls.unused() }
 
 // Close leaves the bus, once. Calls in flight are finished and their replies
 // sent first, so whatever they wait for has to have ended, as it has after
-// Manager.Shutdown.
+// Manager.Shutdown. A bus that hangs is not waited for.
 func (s *Server) Close() error {
 	close(s.closing)
+	if err := s.stream.conn.SetWriteDeadline(time.Now().Add(closeTimeout)); err != nil {
+		s.log.Debug("the connection to the bus is closed already", "error", err)
+	}
 	s.calls.stop()
 	s.out.close()
 	return s.conn.Close()
@@ -221,6 +228,9 @@ func (s *Server) serve(p *peer, c *call) {
 	}
 	if !r.answered {
 		s.reply(c, body)
+	}
+	if r.after != nil {
+		r.after()
 	}
 }
 

@@ -324,23 +324,20 @@ func TestNotSupported(t *testing.T) {
 	defer w.Close()
 	on := godbus.MakeVariant(true)
 	missing := map[string]*godbus.Call{
-		"CreatePacketToken":  p.session(session, "CreatePacketToken", dict{}),
-		"offload":            p.session(session, "OpenPacketChannel", format),
-		"offload, attached":  p.session(session, "AttachPacketChannel", godbus.UnixFD(w.Fd()), format),
-		"Update lockdown":    p.config(config, "Update", dict{"lockdown": on}),
-		"Update autoConnect": p.config(config, "Update", dict{"autoConnect": on}),
-		"CreateConfig":       p.manager("CreateConfig", app, "x", dict{"autoConnect": on}),
-		"Unlock":             p.manager("Unlock", dict{}),
-		"Explain":            p.manager("Explain", "example.org", dict{}),
-		"OpenCapture":        p.session(session, "OpenCapture", dict{}),
-		"RegisterAgent":      p.manager("RegisterAgent", dict{}),
+		"CreatePacketToken": p.session(session, "CreatePacketToken", dict{}),
+		"offload":           p.session(session, "OpenPacketChannel", format),
+		"offload, attached": p.session(session, "AttachPacketChannel", godbus.UnixFD(w.Fd()), format),
+		"Update lockdown":   p.config(config, "Update", dict{"lockdown": on}),
+		"Unlock":            p.manager("Unlock", dict{}),
+		"Explain":           p.manager("Explain", "example.org", dict{}),
+		"OpenCapture":       p.session(session, "OpenCapture", dict{}),
 	}
 	for _, call := range missing {
 		p.refused(call, wire.ErrNotSupported)
 	}
 	var features godbus.Variant
 	p.must(p.call(wire.RootPath, wire.PropertiesInterface+".Get", wire.ManagerInterface, "Features"), &features)
-	if diff := cmp.Diff([]string{"packet", "attach", "protect-socket", "ui-events"}, features.Value()); diff != "" {
+	if diff := cmp.Diff([]string{"packet", "attach", "protect-socket", "activation", "ui-events"}, features.Value()); diff != "" {
 		t.Errorf("Features: %s", diff)
 	}
 	var info dict
@@ -356,7 +353,7 @@ func TestNotSupported(t *testing.T) {
 
 	// Nothing else answers so: each method is called with what its signature
 	// wants.
-	known := map[string]bool{"CreatePacketToken": true, "Unlock": true, "Explain": true, "OpenCapture": true, "RegisterAgent": true}
+	known := map[string]bool{"CreatePacketToken": true, "Unlock": true, "Explain": true, "OpenCapture": true}
 	all, err := wire.Interfaces()
 	if err != nil {
 		t.Fatal(err)

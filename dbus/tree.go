@@ -28,6 +28,7 @@ type request struct {
 	session driver.SessionID
 
 	answered bool
+	after    func() // to be done once the reply is on its way
 }
 
 // handler does what one method says and gives the body of the reply. The

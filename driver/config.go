@@ -2,6 +2,7 @@ package driver
 
 import (
 	"cmp"
+	"context"
 	"maps"
 )
 
@@ -119,20 +120,14 @@ func (m *Manager) UpdateConfig(by Caller, id ConfigID, changes ConfigChanges) er
 	return nil
 }
 
-// AskToConfigure sends the config's provider a UI event for it.
-func (m *Manager) AskToConfigure(by Caller, id ConfigID, event string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	c, err := m.visible(by, id)
+// AskToConfigure sends the config's provider, started if need be, a UI event
+// for it. waiting is told when it takes its time.
+func (m *Manager) AskToConfigure(ctx context.Context, by Caller, id ConfigID, event string, waiting func()) error {
+	c, err := m.Config(by, id)
 	if err != nil {
 		return err
 	}
-	p, err := m.running(providerKey{c.Owner, c.App})
-	if err != nil {
-		return err
-	}
-	m.tell(UIEvent{To: p.conn, Event: event, Config: id})
-	return nil
+	return m.ask(ctx, providerKey{c.Owner, c.App}, event, id, waiting)
 }
 
 // DestroyConfig removes a config: quietly for its provider, like RemoveConfig

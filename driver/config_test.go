@@ -191,7 +191,7 @@ func TestProviders(t *testing.T) {
 		}
 		b.observed(":1.1 gets removed Work", "gone config Work")
 		kind(t, b.ForgetProvider(ui, "com.example.Unknown"), driver.KindNotFound)
-		if err := b.AskForConfig(ui, app, "showAddDialog"); err != nil {
+		if err := b.AskForConfig(t.Context(), ui, app, "showAddDialog", nil); err != nil {
 			t.Error(err)
 		}
 		b.observed(`:1.1 gets showAddDialog ""`)

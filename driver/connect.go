@@ -15,7 +15,7 @@ type Connect struct {
 	// nil: it may not, unless it manages what belongs to others.
 	Override func(context.Context) error
 
-	// Waiting is told, once, that the call will wait for something.
+	// Waiting is told whenever the call is about to wait for something.
 	Waiting func()
 }
 
@@ -69,6 +69,9 @@ func (m *Manager) connect(ctx context.Context, by Caller, c *config, req Connect
 		if err := req.Authorize(ctx); err != nil {
 			return 0, err
 		}
+	}
+	if _, err := m.await(ctx, providerKey{c.Owner, c.App}, req.waits); err != nil {
+		return 0, err
 	}
 	select {
 	case m.connecting <- struct{}{}:

@@ -64,7 +64,9 @@ type Manager struct {
 	configs   map[ConfigID]*config
 	forgotten map[ConfigID]Record // removed, their provider was not told yet
 	providers map[providerKey]*provider
-	active    *session // the one that is not undone yet
+	agents    map[string]uint32             // connection to uid
+	arrivals  map[providerKey]chan struct{} // closed when the provider has come
+	active    *session                      // the one that is not undone yet
 	slots     [Slots]bool
 	down      bool // Shutdown was called
 }
@@ -91,6 +93,8 @@ func NewManager(opts Options) (*Manager, error) {
 		configs:    make(map[ConfigID]*config),
 		forgotten:  make(map[ConfigID]Record),
 		providers:  make(map[providerKey]*provider),
+		agents:     make(map[string]uint32),
+		arrivals:   make(map[providerKey]chan struct{}),
 	}
 	m.log = m.opts.Log
 	records, err := m.opts.Store.Load()
@@ -151,12 +155,12 @@ func (m *Manager) Shutdown() {
 	m.closing.Wait()
 }
 
-// Idle says that nobody needs the manager: no provider is registered and no
-// session exists.
+// Idle says that nobody needs the manager: neither provider nor agent is
+// registered and no session exists.
 func (m *Manager) Idle() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.providers) == 0 && m.active == nil
+	return len(m.providers) == 0 && len(m.agents) == 0 && m.active == nil
 }
 
 // tell must be called with mu held.

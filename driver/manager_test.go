@@ -522,8 +522,8 @@ func TestProviderNotRunning(t *testing.T) {
 		b.ConnectionGone(provider.Conn)
 		_, err := b.Connect(t.Context(), ui, b.work, driver.Connect{})
 		kind(t, err, driver.KindProviderNotRunning)
-		kind(t, b.AskToConfigure(ui, b.work, "showConfigureDialog"), driver.KindProviderNotRunning)
-		kind(t, b.AskForConfig(ui, app, "showAddDialog"), driver.KindProviderNotRunning)
+		kind(t, b.AskToConfigure(t.Context(), ui, b.work, "showConfigureDialog", nil), driver.KindProviderNotRunning)
+		kind(t, b.AskForConfig(t.Context(), ui, app, "showAddDialog", nil), driver.KindProviderNotRunning)
 		b.state(driver.Idle, "")
 	})
 }

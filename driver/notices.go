@@ -77,6 +77,12 @@ type ConfigRemoved struct {
 	Name string
 }
 
+// StartProvider tells the agent To to start an app.
+type StartProvider struct {
+	To  string
+	App string
+}
+
 // UIEvent asks the provider To for a dialog. Config is empty where there is
 // none yet.
 type UIEvent struct {
@@ -95,3 +101,4 @@ func (PlatformMessage) notice() {}
 func (ConfigCreated) notice()   {}
 func (ConfigRemoved) notice()   {}
 func (UIEvent) notice()         {}
+func (StartProvider) notice()   {}

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"cmp"
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -71,6 +72,7 @@ func (m *Manager) RegisterProvider(by Caller, app string, opts ProviderOptions, 
 	defer m.mu.Unlock()
 	m.providers[key] = &provider{providerKey: key, ProviderOptions: opts, conn: by.Conn}
 	m.deliver(key, by.Conn)
+	m.wake(key)
 	return m.configsOf(key), nil
 }
 
@@ -171,6 +173,7 @@ func (m *Manager) dropProvider(p *provider) <-chan struct{} {
 func (m *Manager) ConnectionGone(conn string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	delete(m.agents, conn)
 	if s := m.active; s != nil && s.conn == conn {
 		s.gone = true
 	}
@@ -223,19 +226,26 @@ func (m *Manager) ForgetProvider(by Caller, app string) error {
 	return nil
 }
 
-// AskForConfig sends the provider of app a UI event without a config.
-func (m *Manager) AskForConfig(by Caller, app, event string) error {
+// AskForConfig sends the provider of app, started if need be, a UI event
+// without a config. waiting is told when it takes its time.
+func (m *Manager) AskForConfig(ctx context.Context, by Caller, app, event string, waiting func()) error {
+	m.mu.Lock()
+	app, err := m.ownApp(by, app)
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return m.ask(ctx, providerKey{by.UID, app}, event, "", waiting)
+}
+
+func (m *Manager) ask(ctx context.Context, key providerKey, event string, id ConfigID, waiting func()) error {
+	p, err := m.await(ctx, key, waiting)
+	if err != nil {
+		return err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	app, err := m.ownApp(by, app)
-	if err != nil {
-		return err
-	}
-	p, err := m.running(providerKey{by.UID, app})
-	if err != nil {
-		return err
-	}
-	m.tell(UIEvent{To: p.conn, Event: event})
+	m.tell(UIEvent{To: p.conn, Event: event, Config: id})
 	return nil
 }
 

@@ -60,6 +60,10 @@ func openHost(ctx context.Context, opts options, log *slog.Logger) (*host, error
 	if err := h.network.Sweep(ctx); err != nil {
 		return nil, errors.Join(err, h.close())
 	}
+	// An earlier run may have had another resolver.
+	if err := h.file.Revert(ctx); err != nil {
+		log.Error("cannot take back what an earlier run made of the DNS", "error", err)
+	}
 	return h, nil
 }
 

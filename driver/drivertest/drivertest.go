@@ -244,6 +244,8 @@ func (w *World) Observe(n driver.Notice) {
 		w.note("%s gets created %s", n.To, n.Config.Name)
 	case driver.ConfigRemoved:
 		w.note("%s gets removed %s", n.To, n.Name)
+	case driver.StartProvider:
+		w.note("%s gets start %s", n.To, n.App)
 	case driver.UIEvent:
 		w.note("%s gets %s %q", n.To, n.Event, n.Config)
 	}
