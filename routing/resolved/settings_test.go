@@ -21,23 +21,28 @@ func TestSettings(t *testing.T) {
 		want settings
 	}{
 		"some traffic": {
-			routing.DNS{Search: []string{"corp.example"}}, false,
+			routing.DNS{Search: []string{"corp.example"}},
+			false,
 			settings{domains: []domain{{"corp.example", false}}, defaultRoute: true},
 		},
 		"all traffic": {
-			routing.DNS{Search: []string{"corp.example"}}, true,
+			routing.DNS{Search: []string{"corp.example"}},
+			true,
 			settings{domains: []domain{{"corp.example", false}, {".", true}}, defaultRoute: true},
 		},
 		"split DNS": {
-			routing.DNS{Match: []string{"corp.example", "lab.example"}}, false,
+			routing.DNS{Match: []string{"corp.example", "lab.example"}},
+			false,
 			settings{domains: []domain{{"corp.example", true}, {"lab.example", true}}},
 		},
 		"split DNS, all traffic": {
-			routing.DNS{Match: []string{"corp.example"}}, true,
+			routing.DNS{Match: []string{"corp.example"}},
+			true,
 			settings{domains: []domain{{"corp.example", true}}},
 		},
 		"a domain of both kinds": {
-			routing.DNS{Search: []string{"corp.example"}, Match: []string{"corp.example", "lab.example"}}, false,
+			routing.DNS{Search: []string{"corp.example"}, Match: []string{"corp.example", "lab.example"}},
+			false,
 			settings{domains: []domain{{"corp.example", false}, {"lab.example", true}}},
 		},
 		"no domain": {routing.DNS{}, false, settings{domains: []domain{}, defaultRoute: true}},

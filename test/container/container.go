@@ -163,6 +163,7 @@ func children(pid int) []int {
 
 // stop ends it at once; nobody is asked.
 func (c *Container) stop(t testing.TB) {
+	t.Helper()
 	if t.Failed() {
 		if journal, err := c.Output(Command{Argv: []string{"journalctl", "--no-pager", "--lines=150", "--output=short-monotonic"}}); err == nil {
 			t.Logf("the container's journal:\n%s", journal)

@@ -197,3 +197,17 @@ func Build(t testing.TB, pkg string) string {
 	}
 	return path
 }
+
+// BuildTests is Build for the tests of a package. Those that are to be run in
+// the container best skip where a variable is not in the environment.
+func BuildTests(t testing.TB, pkg string) string {
+	t.Helper()
+	path := filepath.Join(harness.TempDir(t), filepath.Base(pkg)+".test")
+	cmd := exec.Command("go", "test", "-c", "-vet=off", "-o", path, pkg)
+	cmd.Dir = harness.ModuleRoot(t)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build the tests of %s: %v\n%s", pkg, err, out)
+	}
+	return path
+}

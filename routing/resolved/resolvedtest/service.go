@@ -282,7 +282,7 @@ func Forge(t testing.TB, busAddress string, names []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close() //nolint:errcheck // nothing is lost
+	defer conn.Close()
 	for _, destination := range append(names, "") {
 		m := &godbus.Message{Type: godbus.TypeSignal, Body: []any{Name, "", ":1.9999"}, Headers: map[godbus.HeaderField]godbus.Variant{
 			godbus.FieldPath:      godbus.MakeVariant(godbus.ObjectPath("/org/freedesktop/DBus")),
