@@ -3,23 +3,32 @@
 
 PREFIX   ?= /usr
 DESTDIR  ?=
+# Where zsh looks for completions: Debian's has a folder of its own for packages.
+ZSHDIR   ?= share/zsh/site-functions
 GO       ?= go
 FUZZTIME ?= 10s
+# What is built, and when; of a source tarball, what stands in it.
+-include packaging/release.mk
+VERSION  ?= $(or $(shell packaging/version),0.1.0~dev)
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct),0)
+# Where programs and packages go.
+BIN      ?= bin
+DIST     ?= dist
 # The packages under test, for a quick look at a few: make test PKGS=./driver/...
 PKGS     ?= ./...
 
 root    = $(DESTDIR)$(PREFIX)
-clients = $(addprefix bin/,$(filter-out vpnproviderd,$(notdir $(wildcard cmd/*))))
+clients = $(addprefix $(BIN)/,$(filter-out vpnproviderd,$(notdir $(wildcard cmd/*))))
 tool    = $(GO) tool -modfile=test/tools/go.mod
 
 .DEFAULT_GOAL := build
-.PHONY: help build deps test lint fmt fuzz demo install clean
+.PHONY: help build deps test lint fmt fuzz demo install deb rpm dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 build: ## all programs, into bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
 deps: ## what tests and demo need, with apt (as root)
 	@test/install-deps
@@ -47,11 +56,12 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 demo: deps build ## the main job, shown in network namespaces (as root)
 	@test/demo/run
 
-# The units name the daemon's path, so that one is written for PREFIX. What runs
+# The units name the daemon's path, so that one is written for PREFIX. The
+# completions are asked of vpnctl, built for the machine that builds. What runs
 # afterwards on a live system (sysusers, tmpfiles, daemon-reload) is the
 # packager's or the administrator's: docs/ says it.
 install: build ## below DESTDIR and PREFIX (/usr)
-	install -Dm755 -t $(root)/sbin bin/vpnproviderd
+	install -Dm755 -t $(root)/sbin $(BIN)/vpnproviderd
 	install -Dm755 -t $(root)/bin $(clients)
 	install -d $(root)/lib/systemd/system
 	for unit in systemd/*.service; do \
@@ -64,6 +74,28 @@ install: build ## below DESTDIR and PREFIX (/usr)
 	install -Dm644 -t $(root)/share/dbus-1/interfaces dbus/wire/org.vpnprovider1.*.xml
 	install -Dm644 -t $(root)/share/polkit-1/actions dbus-policy/org.vpnprovider1.policy
 	install -Dm644 -t $(root)/share/polkit-1/rules.d dbus-policy/49-vpnproviderd.rules
+	for page in docs/man/*.[1-8]; do \
+		test ! -e $$page || install -Dm644 -t $(root)/share/man/man$${page##*.} $$page || exit; \
+	done
+	install -d $(root)/share/bash-completion/completions $(root)/$(ZSHDIR) $(root)/share/fish/vendor_completions.d
+	export GOOS= GOARCH= CGO_ENABLED=0; vpnctl="$(GO) run ./cmd/vpnctl completion"; \
+	$$vpnctl bash >$(root)/share/bash-completion/completions/vpnctl && \
+	$$vpnctl zsh >$(root)/$(ZSHDIR)/_vpnctl && \
+	$$vpnctl fish >$(root)/share/fish/vendor_completions.d/vpnctl.fish
+
+# Packages hold what install installs: docs/packages.md.
+deb: ZSHDIR = share/zsh/vendor-completions
+deb rpm: ## packages for Debian or Fedora, into dist/
+	rm -rf $(DIST)/$@
+	$(MAKE) install PREFIX=/usr DESTDIR=$(abspath $(DIST)/$@/all) ZSHDIR=$(ZSHDIR)
+	VERSION=$(VERSION) SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) ARCH=$$($(GO) env GOARCH) GO=$(GO) NFPM="$(tool) nfpm" \
+		packaging/build $@ $(DIST)
+
+name = vpnproviderd-$(VERSION)
+dist: deb rpm ## both, the source of the last commit, and their checksums
+	git archive --prefix=$(name)/ --add-virtual-file='$(name)/packaging/release.mk:VERSION = $(VERSION)' \
+		--format=tar HEAD | gzip -9n >$(DIST)/$(name).tar.gz
+	cd $(DIST) && sha256sum *.deb *.rpm $(name).tar.gz >SHA256SUMS
 
 clean: ## what build made
-	rm -rf bin dist
+	rm -rf $(BIN) $(DIST)
