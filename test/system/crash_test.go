@@ -113,7 +113,7 @@ func (v *vpn) comeBack(cleanup bool) {
 		v.daemon.Cleanup(t)
 		v.Host.RequireSnapshot(t, v.before, resolvConf)
 	}
-	v.daemon.Start(t)
+	v.startAgain(t)
 	v.Host.RequireSnapshot(t, v.before, resolvConf)
 	v.register(dict{})
 	v.requireState(wire.StateIdle)

@@ -131,7 +131,7 @@ func TestCyclesLeaveNothing(t *testing.T) {
 	v := newHost(t).withDaemon(t, harness.DaemonOptions{Env: []string{"GOTRACEBACK=all"}})
 	v.cycles(5)
 	few, _ := v.goroutines(t)
-	v.daemon.Start(t)
+	v.startAgain(t)
 	v.register(dict{})
 	v.cycles(20)
 	fds, threads, memory := v.descriptors(t), v.status(t, "Threads"), v.status(t, "VmRSS")

@@ -27,8 +27,7 @@ type machine struct {
 	quick  string           // the same, as look tells it
 }
 
-// newMachine starts the daemon. When the test ends, the daemon is stopped,
-// unless it has ended, and must leave the host as it was.
+// newMachine is a machine on which the daemon runs.
 func newMachine(t testing.TB, args ...string) *machine {
 	t.Helper()
 	m := newHost(t)
@@ -49,8 +48,21 @@ func newHost(t testing.TB) *machine {
 // start starts the bus and the daemon for the first time.
 func (m *machine) start(t testing.TB, opts harness.DaemonOptions) {
 	t.Helper()
-	m.bus = harness.StartBus(t, m.Host, harness.BusOptions{Policy: harness.ShippedPolicy})
-	m.daemon = harness.StartDaemon(t, m.Host, m.bus, opts)
+	m.startBus(t)
+	m.daemon = harness.NewDaemon(t, m.Host, m.bus, opts)
+	m.startAgain(t)
+}
+
+func (m *machine) startBus(t testing.TB, policies ...string) {
+	t.Helper()
+	m.bus = harness.StartBus(t, m.Host, harness.BusOptions{Policy: harness.ShippedPolicy, PolicyFiles: policies})
+}
+
+// startAgain starts the daemon. When the test ends it is stopped, where it
+// still runs, and must leave the host as it was.
+func (m *machine) startAgain(t testing.TB) {
+	t.Helper()
+	m.daemon.Start(t)
 	t.Cleanup(func() {
 		if t.Failed() {
 			return
