@@ -70,7 +70,7 @@ type healthEntry struct{ Code, Severity, Text string }
 // features are the parts of the contract that this version has, beyond what
 // every version has.
 func features() []string {
-	return []string{"packet", "attach", "protect-socket", "activation", "ui-events"}
+	return []string{"packet", "attach", "protect-socket", "uplink", "sleep", "activation", "ui-events"}
 }
 
 func configProperties(c driver.ConfigInfo) properties {
@@ -106,8 +106,30 @@ func sessionProperties(s driver.SessionInfo) properties {
 		"MatchDomains":   godbus.MakeVariant(append([]string{}, p.MatchDomains...)),
 		"Reconnect":      godbus.MakeVariant(p.Reconnect),
 		"ConnectedSince": godbus.MakeVariant(s.ConnectedSince),
-		"Uplink":         godbus.MakeVariant(map[string]godbus.Variant{}),
+		"Uplink":         godbus.MakeVariant(uplinkProperty(s.Uplink)),
 		"FailureReason":  godbus.MakeVariant(s.FailureReason),
+	}
+}
+
+// uplinkProperty is empty where there is no uplink.
+func uplinkProperty(u driver.Uplink) dict {
+	if !u.Up() {
+		return dict{}
+	}
+	family, gateway := "ipv4", ""
+	if u.IPv6 {
+		family = "ipv6"
+	}
+	if u.Gateway.IsValid() {
+		gateway = u.Gateway.String()
+	}
+	return dict{
+		"interface":  godbus.MakeVariant(u.Interface),
+		"index":      godbus.MakeVariant(int32(u.Index)),
+		"gateway":    godbus.MakeVariant(gateway),
+		"family":     godbus.MakeVariant(family),
+		"dnsServers": godbus.MakeVariant(texts(u.Nameservers)),
+		"domains":    godbus.MakeVariant(append([]string{}, u.Domains...)),
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -337,7 +338,7 @@ func TestNotSupported(t *testing.T) {
 	}
 	var features godbus.Variant
 	p.must(p.call(wire.RootPath, wire.PropertiesInterface+".Get", wire.ManagerInterface, "Features"), &features)
-	if diff := cmp.Diff([]string{"packet", "attach", "protect-socket", "activation", "ui-events"}, features.Value()); diff != "" {
+	if diff := cmp.Diff([]string{"packet", "attach", "protect-socket", "uplink", "sleep", "activation", "ui-events"}, features.Value()); diff != "" {
 		t.Errorf("Features: %s", diff)
 	}
 	var info dict
@@ -345,12 +346,6 @@ func TestNotSupported(t *testing.T) {
 	if diff := cmp.Diff(features.Value(), info["features"].Value()); diff != "" {
 		t.Errorf("features of RegisterProvider: %s", diff)
 	}
-	var uplink godbus.Variant
-	p.must(p.call(session, wire.PropertiesInterface+".Get", wire.SessionInterface, "Uplink"), &uplink)
-	if len(uplink.Value().(dict)) != 0 {
-		t.Errorf("Uplink is %v", uplink)
-	}
-
 	// Nothing else answers so: each method is called with what its signature
 	// wants.
 	known := map[string]bool{"CreatePacketToken": true, "Unlock": true, "Explain": true, "OpenCapture": true}
@@ -498,5 +493,32 @@ func TestNoBus(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), address) {
 			t.Errorf("%s: %v", address, err)
 		}
+	}
+}
+
+func TestUplinkProperty(t *testing.T) {
+	b := newBench(t)
+	p, config := b.provider()
+	var session godbus.ObjectPath
+	p.must(p.config(config, "Connect", dict{}), &session)
+	get := func() dict {
+		t.Helper()
+		call := p.call(session, wire.PropertiesInterface+".GetAll", wire.SessionInterface)
+		p.must(call)
+		return call.Body[0].(dict)["Uplink"].Value().(dict)
+	}
+	if u := get(); len(u) != 0 {
+		t.Errorf("without an uplink: %v", u)
+	}
+	b.manager.SetUplink(driver.Uplink{
+		Interface: "eth0", Index: 2, Gateway: netip.MustParseAddr("fe80::1"), IPv6: true,
+		Nameservers: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, Domains: []string{"home.arpa"},
+	})
+	want := dict{
+		"interface": godbus.MakeVariant("eth0"), "index": godbus.MakeVariant(int32(2)), "gateway": godbus.MakeVariant("fe80::1"),
+		"family": godbus.MakeVariant("ipv6"), "dnsServers": godbus.MakeVariant([]string{"192.0.2.53"}), "domains": godbus.MakeVariant([]string{"home.arpa"}),
+	}
+	if got := get(); godbus.MakeVariant(got).String() != godbus.MakeVariant(want).String() {
+		t.Errorf("Uplink is %v, want %v", got, want)
 	}
 }

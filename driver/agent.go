@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -36,7 +37,7 @@ func (m *Manager) await(ctx context.Context, key providerKey, waiting func()) (*
 		select {
 		case <-arrival:
 		case <-ctx.Done():
-			if context.Cause(ctx) == context.DeadlineExceeded {
+			if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 				return nil, err
 			}
 			return nil, ctx.Err()

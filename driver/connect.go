@@ -2,7 +2,6 @@ package driver
 
 import (
 	"context"
-	"time"
 )
 
 // Connect is what a Connect call brings along.
@@ -188,8 +187,6 @@ func (m *Manager) begin(ctx context.Context, s *session) (SessionID, error) {
 	}
 	m.active = s
 	s.transition(EventConnect)
-	s.timer = time.AfterFunc(m.opts.ConnectTimeout, func() { s.end(EventTimeout, ReasonTimeout) })
-	s.message(MessageConnected, "")
 	close(s.ready)
 	return s.id, nil
 }
@@ -199,7 +196,7 @@ func (m *Manager) openFailed(c *config, cause error) error {
 	m.log.Error("cannot open the tunnel", "CONFIG", c.ID, "APP", c.App, "error", cause)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out, _ := next(c.State, EventOpenFailed, false, Idle)
+	out, _ := next(c.State, EventOpenFailed, circumstances{})
 	m.change(c, func(i *ConfigInfo) { i.State, i.FailureReason = out.next, ReasonInternal+cause.Error() })
 	return Errorf(KindFailed, "cannot open the tunnel: %v", cause)
 }

@@ -24,7 +24,6 @@ func (s *session) endLocked(event Event, reason string) <-chan struct{} {
 		s.message(MessageError, reason)
 	}
 	s.message(MessageDisconnected, reason)
-	s.timer.Stop()
 	s.channelOpened()
 	s.cancel()
 	go s.undo()

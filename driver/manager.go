@@ -64,6 +64,7 @@ type Manager struct {
 	configs   map[ConfigID]*config
 	forgotten map[ConfigID]Record // removed, their provider was not told yet
 	providers map[providerKey]*provider
+	uplink    Uplink
 	agents    map[string]uint32             // connection to uid
 	arrivals  map[providerKey]chan struct{} // closed when the provider has come
 	active    *session                      // the one that is not undone yet

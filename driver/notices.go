@@ -30,6 +30,7 @@ type SessionInfo struct {
 	Parameters     params.Parameters // not to be changed; zero before the first
 	ConnectedSince uint64            // microseconds since the epoch; 0: not yet
 	FailureReason  string
+	Uplink         Uplink
 }
 
 // Notice is one thing that happened.

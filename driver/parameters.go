@@ -73,7 +73,6 @@ func (m *Manager) apply(ctx context.Context, s *session, p params.Parameters, ho
 		s.endLocked(EventBroken, ReasonInternal+err.Error())
 		return Errorf(KindFailed, "cannot set the packet filter: %v", err)
 	}
-	s.timer.Stop()
 	s.transition(EventParameters, func() { s.params, s.set = p, true })
 	return nil
 }

@@ -17,6 +17,11 @@ const (
 	MessageConnected    = "connected"
 	MessageDisconnected = "disconnected"
 	MessageError        = "error"
+	MessageLinkDown     = "linkDown"
+	MessageLinkUp       = "linkUp"
+	MessageLinkChanged  = "linkChanged"
+	MessageSuspend      = "suspend"
+	MessageResume       = "resume"
 )
 
 // Reasons for the end of a session, kept as FailureReason and told as the
@@ -29,6 +34,7 @@ const (
 	ReasonProviderGone    = "provider gone"
 	ReasonChannelClosed   = "channel closed"
 	ReasonTimeout         = "connection timed out"
+	ReasonUplinkLost      = "underlying network disconnected"
 	ReasonShutdown        = "shutdown"
 	ReasonInternal        = "internal error: "
 )
@@ -62,7 +68,9 @@ type session struct {
 	state    State
 	final    State // what follows disconnecting
 	notified bool
-	gone     bool // the provider has left the bus
+	down     bool          // the last link message was linkDown
+	asleep   chan struct{} // closed by Acknowledge; nil: nothing to acknowledge
+	gone     bool          // the provider has left the bus
 	reason   string
 	params   params.Parameters
 	set      bool // params hold
@@ -106,7 +114,9 @@ func (m *Manager) newSession(ctx context.Context, c *config, p *provider, slot i
 // then it makes the edits that come with the event. It must be called with
 // Manager.mu held.
 func (s *session) transition(event Event, edits ...func()) bool {
-	out, ok := next(s.state, event, s.notified, s.final)
+	out, ok := next(s.state, event, circumstances{
+		notified: s.notified, reconnect: s.params.Reconnect, down: s.down, final: s.final,
+	})
 	if !ok {
 		return false
 	}
@@ -144,6 +154,8 @@ func (s *session) transition(event Event, edits ...func()) bool {
 	if entered {
 		m.save(s.config)
 	}
+	s.setTimer(out.timer)
+	s.message(out.message, "")
 	m.log.Info("session", "SESSION", s.id, "CONFIG", s.config.ID, "APP", s.config.App, "event", event, "state", s.state, "reason", s.reason)
 	return true
 }
@@ -152,13 +164,33 @@ func (s *session) transition(event Event, edits ...func()) bool {
 func (s *session) info() SessionInfo {
 	return SessionInfo{
 		ID: s.id, Config: s.config.ID, Owner: s.config.Owner, State: s.state, Link: s.link,
-		Parameters: s.params, ConnectedSince: s.since, FailureReason: s.reason,
+		Parameters: s.params, ConnectedSince: s.since, FailureReason: s.reason, Uplink: s.m.uplink,
 	}
 }
 
-// message must be called with Manager.mu held.
+func (s *session) setTimer(t timing) {
+	switch t {
+	case timerKeeps:
+	case timerStops:
+		s.timer.Stop()
+	case timerStarts:
+		if s.timer != nil {
+			s.timer.Stop()
+		}
+		s.timer = time.AfterFunc(s.m.opts.ConnectTimeout, func() { s.end(EventTimeout, ReasonTimeout) })
+	}
+}
+
+// message tells the provider; the empty message is none. It must be called
+// with Manager.mu held.
 func (s *session) message(message, text string) {
-	if !s.gone {
+	switch message {
+	case MessageLinkDown:
+		s.down = true
+	case MessageLinkUp, MessageLinkChanged:
+		s.down = false
+	}
+	if message != "" && !s.gone {
 		s.m.tell(PlatformMessage{To: s.conn, Session: s.id, Config: s.config.ID, Message: message, Error: text})
 	}
 }
@@ -229,7 +261,13 @@ func (m *Manager) Acknowledge(by Caller, id SessionID, message string) error {
 	if err := checkText("message", message); err != nil {
 		return err
 	}
-	return m.owned(by, id, func(*session) error { return nil })
+	return m.owned(by, id, func(s *session) error {
+		if message == MessageSuspend && s.asleep != nil {
+			close(s.asleep)
+			s.asleep = nil
+		}
+		return nil
+	})
 }
 
 // EndSession is Disconnect, on the session.

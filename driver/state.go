@@ -34,8 +34,29 @@ const (
 	EventChannelClosed   Event = "channel closed"   // and no other one came in time
 	EventTimeout         Event = "timeout"          // of connecting and reconnecting
 	EventBroken          Event = "broken"           // the TUN died
+	EventUplinkLost      Event = "uplink lost"      // the host has no default route any more
+	EventUplinkReplaced  Event = "uplink replaced"  // it has another one
+	EventUplinkBack      Event = "uplink back"      // it has one again
+	EventSleep           Event = "sleep"            // the machine is about to
+	EventWake            Event = "wake"             // it has slept
 	EventUndone          Event = "undone"           // nothing is left of the session
 )
+
+// circumstances are what besides the state decides where an event leads.
+type circumstances struct {
+	// notified: the provider has called NotifyConnectionStateChanged with
+	// "connected" in this session.
+	notified bool
+
+	// reconnect: the parameter; false before the first parameters.
+	reconnect bool
+
+	// down: the last that the provider was told of the uplink is linkDown.
+	down bool
+
+	// final is where an ending session goes to.
+	final State
+}
 
 // outcome is what an event leads to.
 type outcome struct {
@@ -43,24 +64,36 @@ type outcome struct {
 
 	// end is the state after the undo, where the event ends the session.
 	end State
+
+	// message is what the provider is told; empty: nothing.
+	message string
+
+	timer timing
 }
 
-// next is the whole state machine: what event does in state. notified says
-// that the provider has called NotifyConnectionStateChanged("connected") in
-// this session, final where an ending session goes to. ok is false where the
-// event does not belong to the state; then nothing happens.
-func next(state State, event Event, notified bool, final State) (out outcome, ok bool) {
+// timing is what becomes of the timer of connecting and reconnecting.
+type timing int
+
+const (
+	timerKeeps timing = iota
+	timerStops
+	timerStarts // anew
+)
+
+// next is the whole state machine: what event does in state. ok is false where
+// the event does not belong to the state; then nothing happens.
+func next(state State, event Event, c circumstances) (out outcome, ok bool) {
 	alive := state.HasSession() && state != Disconnecting
 	switch event {
 	case EventConnect:
-		return outcome{next: Connecting}, !state.HasSession()
+		return outcome{next: Connecting, message: MessageConnected, timer: timerStarts}, !state.HasSession()
 	case EventOpenFailed:
 		return outcome{next: Failed}, !state.HasSession()
 	case EventParameters:
-		if notified {
-			return outcome{next: Connected}, alive
+		if c.notified {
+			return outcome{next: Connected, timer: timerStops}, alive
 		}
-		return outcome{next: Configured}, alive
+		return outcome{next: Configured, timer: timerStops}, alive
 	case EventNotifyConnected:
 		// In connecting and reconnecting it is remembered for the next
 		// parameters, which alone end those states.
@@ -68,14 +101,39 @@ func next(state State, event Event, notified bool, final State) (out outcome, ok
 			return outcome{next: Connected}, alive
 		}
 		return outcome{next: state}, alive
+	case EventUplinkLost, EventUplinkReplaced, EventUplinkBack:
+		out, ok := nextUplink(event, c)
+		return out, ok && alive
+	case EventSleep:
+		return outcome{next: state, message: MessageSuspend}, alive && c.reconnect
+	case EventWake:
+		return outcome{next: Reconnecting, message: MessageResume, timer: timerStarts}, alive && c.reconnect
 	case EventStop:
-		return outcome{next: Disconnecting, end: Idle}, alive
+		return outcome{next: Disconnecting, end: Idle, timer: timerStops}, alive
 	case EventTimeout:
-		return outcome{next: Disconnecting, end: Failed}, state == Connecting || state == Reconnecting
+		return outcome{next: Disconnecting, end: Failed, timer: timerStops}, state == Connecting || state == Reconnecting
 	case EventNotifyFailure, EventProviderGone, EventChannelClosed, EventBroken:
-		return outcome{next: Disconnecting, end: Failed}, alive
+		return outcome{next: Disconnecting, end: Failed, timer: timerStops}, alive
 	case EventUndone:
-		return outcome{next: final}, state == Disconnecting
+		return outcome{next: c.final}, state == Disconnecting
 	}
 	return outcome{next: state}, false
+}
+
+// nextUplink is next for what becomes of the uplink under a session. Without
+// reconnect its loss and its change end the session; with it the guard holds
+// the traffic back until the provider has set parameters again.
+func nextUplink(event Event, c circumstances) (out outcome, ok bool) {
+	switch {
+	case event == EventUplinkBack:
+		// Who was not told that it is down is not told that it is up.
+		return outcome{next: Reconnecting, message: MessageLinkUp, timer: timerStarts}, c.reconnect && c.down
+	case !c.reconnect:
+		return outcome{next: Disconnecting, end: Failed, timer: timerStops}, true
+	case event == EventUplinkReplaced:
+		return outcome{next: Reconnecting, message: MessageLinkChanged, timer: timerStarts}, true
+	case c.down:
+		return outcome{next: Reconnecting, timer: timerStops}, true
+	}
+	return outcome{next: Reconnecting, message: MessageLinkDown, timer: timerStops}, true
 }

@@ -5,43 +5,63 @@ import (
 	"testing"
 )
 
-// Every cell of the table: what each event leads to in each state, and where
-// an ending session goes to. "-" is an event that does not belong to the state.
+// Every cell of the table: what each event leads to in each state under each
+// circumstance, where an ending session goes to (">idle"), what the provider is
+// told ("!linkDown") and whether the timer starts anew ("+") or stops ("-").
+// "." is an event that does not belong to the state.
 func TestEveryStateAndEvent(t *testing.T) {
 	states := []State{Idle, Connecting, Configured, Connected, Reconnecting, Disconnecting, Failed}
+	plain, told := circumstances{final: Failed}, circumstances{notified: true, final: Failed}
+	again, down := circumstances{reconnect: true, final: Failed}, circumstances{reconnect: true, down: true, final: Failed}
 	for _, row := range []struct {
-		event    Event
-		notified bool
-		want     string // for each of the states
+		event Event
+		c     circumstances
+		want  string // for each of the states
 	}{
-		{EventConnect, false, "connecting - - - - - connecting"},
-		{EventOpenFailed, false, "failed - - - - - failed"},
-		{EventParameters, false, "- configured configured configured configured - -"},
-		{EventParameters, true, "- connected connected connected connected - -"},
-		{EventNotifyConnected, true, "- connecting connected connected reconnecting - -"},
-		{EventNotifyFailure, false, "- >failed >failed >failed >failed - -"},
-		{EventStop, false, "- >idle >idle >idle >idle - -"},
-		{EventProviderGone, false, "- >failed >failed >failed >failed - -"},
-		{EventChannelClosed, false, "- >failed >failed >failed >failed - -"},
-		{EventTimeout, false, "- >failed - - >failed - -"},
-		{EventBroken, false, "- >failed >failed >failed >failed - -"},
-		{EventUndone, false, "- - - - - failed -"},
-		{Event("unheard of"), false, "- - - - - - -"},
+		{EventConnect, plain, "connecting!connected+ . . . . . connecting!connected+"},
+		{EventOpenFailed, plain, "failed . . . . . failed"},
+		{EventParameters, plain, ". configured- configured- configured- configured- . ."},
+		{EventParameters, told, ". connected- connected- connected- connected- . ."},
+		{EventNotifyConnected, told, ". connecting connected connected reconnecting . ."},
+		{EventNotifyFailure, plain, ". >failed- >failed- >failed- >failed- . ."},
+		{EventStop, plain, ". >idle- >idle- >idle- >idle- . ."},
+		{EventProviderGone, plain, ". >failed- >failed- >failed- >failed- . ."},
+		{EventChannelClosed, plain, ". >failed- >failed- >failed- >failed- . ."},
+		{EventTimeout, plain, ". >failed- . . >failed- . ."},
+		{EventBroken, plain, ". >failed- >failed- >failed- >failed- . ."},
+		{EventUndone, plain, ". . . . . failed ."},
+		{EventUplinkLost, plain, ". >failed- >failed- >failed- >failed- . ."},
+		{EventUplinkLost, again, ". reconnecting!linkDown- reconnecting!linkDown- reconnecting!linkDown- reconnecting!linkDown- . ."},
+		{EventUplinkLost, down, ". reconnecting- reconnecting- reconnecting- reconnecting- . ."},
+		{EventUplinkReplaced, plain, ". >failed- >failed- >failed- >failed- . ."},
+		{EventUplinkReplaced, again, ". reconnecting!linkChanged+ reconnecting!linkChanged+ reconnecting!linkChanged+ reconnecting!linkChanged+ . ."},
+		{EventUplinkBack, plain, ". . . . . . ."},
+		{EventUplinkBack, again, ". . . . . . ."},
+		{EventUplinkBack, down, ". reconnecting!linkUp+ reconnecting!linkUp+ reconnecting!linkUp+ reconnecting!linkUp+ . ."},
+		{EventSleep, plain, ". . . . . . ."},
+		{EventSleep, again, ". connecting!suspend configured!suspend connected!suspend reconnecting!suspend . ."},
+		{EventWake, plain, ". . . . . . ."},
+		{EventWake, again, ". reconnecting!resume+ reconnecting!resume+ reconnecting!resume+ reconnecting!resume+ . ."},
+		{Event("unheard of"), plain, ". . . . . . ."},
 	} {
 		for i, want := range strings.Fields(row.want) {
-			out, ok := next(states[i], row.event, row.notified, Failed)
+			out, ok := next(states[i], row.event, row.c)
 			got := string(out.next)
-			switch {
-			case !ok:
-				got = "-"
-			case out.end != "":
+			if out.end != "" {
 				if out.next != Disconnecting {
 					t.Errorf("%s + %s: ends the session and goes to %s", states[i], row.event, out.next)
 				}
 				got = ">" + string(out.end)
 			}
+			if out.message != "" {
+				got += "!" + out.message
+			}
+			got += map[timing]string{timerStops: "-", timerStarts: "+"}[out.timer]
+			if !ok {
+				got = "."
+			}
 			if got != want {
-				t.Errorf("%s + %s (notified %v): %s, want %s", states[i], row.event, row.notified, got, want)
+				t.Errorf("%s + %s under %+v: %s, want %s", states[i], row.event, row.c, got, want)
 			}
 		}
 	}

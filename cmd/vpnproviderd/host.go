@@ -97,28 +97,40 @@ func (h *host) Protect(socket *os.File, bound []netip.Addr) error {
 	return err
 }
 
-// follow keeps the network as it shall be when what surrounds it changes. The
-// function that it returns ends that.
-func (h *host) follow(ctx context.Context, log *slog.Logger) (stop func()) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		err := h.kernel.Monitor(ctx, func() {
-			refresh, done := context.WithTimeout(ctx, 10*time.Second)
-			defer done()
-			if err := h.network.Refresh(refresh); err != nil {
-				log.Warn("cannot follow a change of the network", "error", err)
-			}
-		})
-		if err != nil {
-			log.Error("changes of the network are not followed any more", "error", err)
+// follow keeps the network as it shall be when what surrounds it changes, and
+// tells the manager of the uplink. It returns when ctx ends.
+func (h *host) follow(ctx context.Context, manager *driver.Manager, log *slog.Logger) {
+	err := h.kernel.Monitor(ctx, func() {
+		bounded, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if err := h.network.Refresh(bounded); err != nil {
+			log.Warn("cannot follow a change of the network", "error", err)
 		}
-	}()
-	return func() {
-		cancel()
-		<-done
+		uplink, err := h.uplink(bounded)
+		if err != nil {
+			log.Warn("cannot find the uplink", "error", err)
+			return
+		}
+		manager.SetUplink(uplink)
+	})
+	if err != nil {
+		log.Error("changes of the network are not followed any more", "error", err)
 	}
+}
+
+func (h *host) uplink(ctx context.Context) (driver.Uplink, error) {
+	found, err := h.kernel.Host(ctx, 0)
+	if err != nil {
+		return driver.Uplink{}, err
+	}
+	u := driver.Uplink{
+		Interface: found.Uplink.Interface, Index: found.Uplink.Index, Gateway: found.Uplink.Gateway, IPv6: found.Uplink.IPv6,
+	}
+	if u.Up() {
+		// A file that cannot be read is as good as an empty one here.
+		u.Nameservers, u.Domains, _ = h.file.Original()
+	}
+	return u, nil
 }
 
 // opener is driver.Opener.

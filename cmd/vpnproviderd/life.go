@@ -7,6 +7,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/vpnprovider/vpnproviderd/dbus/sleep"
 	"github.com/vpnprovider/vpnproviderd/driver"
 )
 
@@ -59,5 +60,13 @@ func exitWhenIdle(ctx context.Context, after time.Duration, exit func(), idle fu
 				return
 			}
 		}
+	}
+}
+
+// followSleep tells the manager of the machine's sleep, where logind does.
+func followSleep(ctx context.Context, bus string, manager *driver.Manager, log *slog.Logger) {
+	events := sleep.Events{Before: manager.Sleep, After: manager.Wake}
+	if err := sleep.Watch(ctx, bus, events, log); err != nil && ctx.Err() == nil {
+		log.Warn("the machine's sleep is not noticed", "error", err)
 	}
 }

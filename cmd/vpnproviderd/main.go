@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -96,10 +97,12 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	}
 	// Undone before the bus is left: providers are told.
 	defer manager.Shutdown()
-	stopWatching := h.follow(ctx, log)
-	defer stopWatching()
+	var watching sync.WaitGroup
+	defer watching.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	watching.Go(func() { h.follow(ctx, manager, log) })
+	watching.Go(func() { followSleep(ctx, opts.bus, manager, log) })
 	go watchdog(ctx, manager, log)
 	go exitWhenIdle(ctx, opts.idleExit, stop, func() bool { return server.Idle() && manager.Idle() })
 	notify(log, daemon.SdNotifyReady)
