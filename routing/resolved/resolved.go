@@ -24,6 +24,10 @@ import (
 	"github.com/vpnprovider/vpnproviderd/routing"
 )
 
+// UplinkFile is where resolved lists the servers and search domains of all
+// links, in the format of resolv.conf.
+const UplinkFile = "/run/systemd/resolve/resolv.conf"
+
 const (
 	// limit bounds Set and Revert, each as a whole.
 	limit = 5 * time.Second
