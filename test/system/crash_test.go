@@ -64,7 +64,7 @@ func TestDaemonKilled(t *testing.T) {
 	s.requireSeen(t)
 	files := v.files()
 	for _, at := range instants() {
-		clear, refused := 0, int64(0)
+		clear, refused, tunnelled := 0, int64(0), int64(0)
 		for i := range at.n {
 			session, channel := v.establish()
 			s.requireTunnelled(t, channel, 0, 1)
@@ -74,6 +74,7 @@ func TestDaemonKilled(t *testing.T) {
 			n := s.inClear(t) - clearBefore
 			clear += n
 			refused += s.unreachable() - refusedBefore
+			tunnelled += channel.sent[0].Load() + channel.sent[1].Load()
 			if n != 0 && !at.uncovered {
 				t.Errorf("%s: %d packets in clear, with\n%v", at.name, n, v.look(t).text)
 			}
@@ -83,7 +84,7 @@ func TestDaemonKilled(t *testing.T) {
 			}
 			s.requireSeen(t)
 		}
-		t.Logf("%s, %d times: %d packets in clear, %d refused by the guard", at.name, at.n, clear, refused)
+		t.Logf("%s, %d times: %d packets through the tunnel, %d in clear, %d refused by the guard", at.name, at.n, tunnelled, clear, refused)
 		if refused == 0 && !at.uncovered {
 			t.Errorf("%s: the guard refused nothing", at.name)
 		}

@@ -39,6 +39,7 @@ func (v *vpn) openChannel(session godbus.ObjectPath) *os.File {
 }
 
 func serve(t testing.TB, file *os.File) *endpoint {
+	t.Helper()
 	e := &endpoint{file: file, done: make(chan struct{})}
 	go func() {
 		defer close(e.done)

@@ -51,15 +51,19 @@ func endings() []ending {
 		return func(v *vpn, _ godbus.ObjectPath) { v.ui.must(v.ui.on(v.config, member, dict{})) }
 	}
 	return []ending{
-		{name: "notify failure", end: provider("NotifyConnectionStateChanged", wire.NotifyFailure, dict{}),
-			state: wire.StateFailed, reason: wire.ReasonProviderFailure, blocked: true},
+		{
+			name: "notify failure", end: provider("NotifyConnectionStateChanged", wire.NotifyFailure, dict{}),
+			state: wire.StateFailed, reason: wire.ReasonProviderFailure, blocked: true,
+		},
 		{name: "Disconnect", end: config("Disconnect"), state: wire.StateIdle, blocked: true},
 		{name: "Session.Disconnect by the provider", end: provider("Disconnect", dict{}), state: wire.StateIdle, blocked: true},
 		{name: "Session.Disconnect by another program", end: func(v *vpn, session godbus.ObjectPath) {
 			v.ui.must(v.ui.on(session, "Disconnect", dict{}))
 		}, state: wire.StateIdle, blocked: true},
-		{name: "Remove", end: config("Remove"),
-			reason: wire.ReasonRemoved, told: []string{"ConfigRemoved", "-config"}, blocked: true},
+		{
+			name: "Remove", end: config("Remove"),
+			reason: wire.ReasonRemoved, told: []string{"ConfigRemoved", "-config"}, blocked: true,
+		},
 		{name: "DestroyConfig by the provider", end: func(v *vpn, _ godbus.ObjectPath) {
 			v.provider.must(v.provider.manager("DestroyConfig", v.config, dict{}))
 		}, reason: wire.ReasonRemoved, told: []string{"-config"}, blocked: true},
@@ -71,8 +75,10 @@ func endings() []ending {
 			other.connect()
 			other.disconnect()
 		}, state: wire.StateIdle, reason: wire.ReasonReplaced, blocked: true},
-		{name: "the provider leaves the bus", end: func(v *vpn, _ godbus.ObjectPath) { v.provider.Close() },
-			state: wire.StateFailed, reason: wire.ReasonProviderGone, left: true},
+		{
+			name: "the provider leaves the bus", end: func(v *vpn, _ godbus.ObjectPath) { v.provider.Close() },
+			state: wire.StateFailed, reason: wire.ReasonProviderGone, left: true,
+		},
 		{name: "UnregisterProvider", end: func(v *vpn, _ godbus.ObjectPath) {
 			v.provider.must(v.provider.manager("UnregisterProvider", v.app, dict{}))
 		}, state: wire.StateFailed, reason: wire.ReasonProviderGone, blocked: true},

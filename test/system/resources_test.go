@@ -73,15 +73,14 @@ func TestBadCalls(t *testing.T) {
 	t.Parallel()
 	v := newVPN(t)
 	session, _ := v.establish()
-	bob, file := v.dial(t, harness.Bob), godbus.UnixFD(0)
-	var pair [2]int
+	bob := v.dial(t, harness.Bob)
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(pair[0])
 	defer unix.Close(pair[1])
-	file = godbus.UnixFD(pair[0])
+	file := godbus.UnixFD(pair[0])
 	wrong := dict{"x": godbus.MakeVariant(1)}
 	calls := []func() *godbus.Call{
 		func() *godbus.Call { return v.provider.on(session, "ProtectSocket", file) },
@@ -226,7 +225,7 @@ func TestPipelinedCalls(t *testing.T) {
 		calls = append(calls, v.provider.begin(session, "SendPacket", datagram(includedIPv4, tunnelIPv4, fmt.Sprint(i))))
 	}
 	for i := range 200 {
-		if got, _ := program.next(0); got != fmt.Sprint(i) {
+		if got := program.next(0); got != fmt.Sprint(i) {
 			t.Fatalf("packet %s arrived, want %d", got, i)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 // restarts are the ways in which a daemon ends and comes back.
 func restarts(t *testing.T, m *machine) map[string]func() {
+	t.Helper()
 	return map[string]func(){
 		"stopped": func() {
 			m.daemon.Stop(t)

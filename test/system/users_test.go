@@ -147,7 +147,7 @@ func TestOneSessionForAllUsers(t *testing.T) {
 	t.Parallel()
 	v := newVPN(t)
 	bob := v.party(t, harness.Bob, app)
-	session, channel := v.establish()
+	v.establish()
 	bob.ui.refused(bob.ui.on(bob.config, "Connect", dict{}), wire.ErrBusy)
 	bob.requireState(wire.StateIdle)
 	v.requireState(wire.StateConnected)
@@ -157,7 +157,7 @@ func TestOneSessionForAllUsers(t *testing.T) {
 	v.ui.refused(v.ui.on(v.config, "Connect", dict{}), wire.ErrBusy)
 	bob.disconnect()
 
-	session, channel = v.establish()
+	session, channel := v.establish()
 	v.provider.trace()
 	root := v.dial(t, 0)
 	root.must(root.on(bob.config, "Connect", dict{}))
