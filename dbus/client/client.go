@@ -32,6 +32,7 @@ type Client struct {
 	provider *Provider
 	sessions map[godbus.ObjectPath]*Session // of provider
 	watchers map[*watcher]struct{}
+	agents   map[*agent]struct{}
 }
 
 // Option changes how Dial connects.
@@ -69,6 +70,7 @@ func Dial(ctx context.Context, opts ...Option) (*Client, error) {
 		stop:     make(chan struct{}),
 		sessions: make(map[godbus.ObjectPath]*Session),
 		watchers: make(map[*watcher]struct{}),
+		agents:   make(map[*agent]struct{}),
 	}
 	conn, err := c.open(o.address)
 	if err != nil {

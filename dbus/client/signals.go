@@ -42,6 +42,8 @@ func (d dispatcher) DeliverSignal(_, _ string, sig *godbus.Signal) {
 		for w := range c.watchers {
 			w.signals.push(sig)
 		}
+	case startProvider:
+		c.agentSignal(sig)
 	default:
 		if c.provider != nil {
 			c.providerSignal(sig)
@@ -58,6 +60,9 @@ func (d dispatcher) Terminate() {
 	c.endProvider(ErrClosed)
 	for w := range c.watchers {
 		w.signals.finish()
+	}
+	for a := range c.agents {
+		a.signals.finish()
 	}
 }
 
@@ -78,6 +83,9 @@ func (c *Client) ownerChanged(sig *godbus.Signal) {
 	c.owner, c.ownerSeq = owner, sig.Sequence
 	for w := range c.watchers {
 		w.signals.push(sig)
+	}
+	if owner != "" {
+		c.agentSignal(sig)
 	}
 	if c.provider != nil {
 		c.provider.ownerChanged()
