@@ -180,13 +180,8 @@ func TestFailingConnectEndsNothing(t *testing.T) {
 	v := newVPN(t)
 	v.establish()
 	other := v.party(t, harness.Alice, "com.example.Other")
-	other.provider.Close()
-	harness.Eventually(t, harness.Timeout, "the other provider is gone", func() error {
-		if name := errorName(v.ui.on(other.config, "Connect", dict{}).Err); name != wire.ErrProviderNotRunning {
-			return errors.New(name)
-		}
-		return nil
-	})
+	other.provider.must(other.provider.manager("UnregisterProvider", other.app, dict{}))
+	v.ui.refused(v.ui.on(other.config, "Connect", dict{}), wire.ErrProviderNotRunning)
 	v.ui.refused(v.ui.on("/org/vpnprovider1/config/x", "Connect", dict{}), wire.ErrNotFound)
 	v.ui.refused(v.ui.on(other.config, "Connect", dict{"x": godbus.MakeVariant(1)}), wire.ErrInvalidParameter)
 	v.requireState(wire.StateConnected)
