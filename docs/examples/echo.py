@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """A VPN app in Python: what is sent to 198.18.0.0/24 comes back with its two
-addresses exchanged, so that the host itself answers there.
-
-It needs python3-jeepney and no privilege.
+addresses exchanged, so that the host itself answers there. It needs
+python3-jeepney and no privilege.
 """
 from collections import deque
+from contextlib import suppress
 
 from jeepney import DBusAddress, DBusErrorResponse, HeaderFields, MatchRule, message_bus, new_method_call
 from jeepney.io.blocking import Proxy, open_dbus_connection
@@ -46,10 +46,13 @@ def main():
             call(ROOT, "Manager", "CreateConfig", "ssa{sv}", APP, "EchoPy", {})
         while (signal := bus.recv_until_filtered(signals)).header.fields[HeaderFields.member] != "NameOwnerChanged":
             if signal.header.fields[HeaderFields.member] == "PlatformMessage" and signal.body[1] == "connected":
+                session = signal.header.fields[HeaderFields.path]
                 try:
-                    carry(signal.header.fields[HeaderFields.path])
+                    carry(session)
                 except (DBusErrorResponse, OSError) as error:  # refused, or ended meanwhile
                     print(error, flush=True)
+                    with suppress(DBusErrorResponse):
+                        call(session, "Session", "NotifyConnectionStateChanged", "sa{sv}", "failure", {})
     raise SystemExit("vpnproviderd is gone")  # and with it the session: start again, register again
 
 

@@ -50,34 +50,34 @@ func (h *exampleHost) start(t *testing.T, config string, argv ...string) *harnes
 // The apps that docs/providers.md shows are VPN clients: what is sent into
 // their tunnel is answered, again after a reconnect, and nothing stays of them.
 func TestExamples(t *testing.T) {
-	for name, argv := range map[string]func(*testing.T) []string{
-		"Mirror": func(t *testing.T) []string { return []string{goExample(t, "./docs/examples/mirror")} },
-		"EchoPy": pythonExample,
-	} {
-		t.Run(name, func(t *testing.T) {
-			h := newExampleHost(t)
-			before := h.Host.Snapshot(t, "/etc/resolv.conf")
-			app := h.start(t, name, argv(t)...)
-			for range 2 {
-				out, err := h.alice(t, "vpnctl connect --wait 20 "+name+" && ping -n -c1 -W5 198.18.0.1 && vpnctl disconnect")
-				if err != nil {
-					t.Fatalf("%v\n%s\n%s", err, out, app.Output())
-				}
-			}
-			h.Host.RequireSnapshot(t, before, "/etc/resolv.conf")
-			if out, err := h.alice(t, "vpnctl connect --wait 20 "+name); err != nil {
-				t.Fatalf("%v\n%s\n%s", err, out, app.Output())
-			}
-			app.Kill()
-			harness.Eventually(t, harness.Timeout, "the death of the app ends its session", func() error {
-				if out, _ := h.alice(t, "vpnctl show "+name); !strings.Contains(out, "provider gone") {
-					return errors.New(out)
-				}
-				return nil
-			})
-			h.Host.RequireSnapshot(t, before, "/etc/resolv.conf")
-		})
+	t.Run("Mirror", func(t *testing.T) { checkExample(t, "Mirror", goExample(t, "./docs/examples/mirror")) })
+	t.Run("EchoPy", func(t *testing.T) { checkExample(t, "EchoPy", pythonExample(t)...) })
+}
+
+func checkExample(t *testing.T, config string, argv ...string) {
+	t.Helper()
+	const resolvConf = "/etc/resolv.conf"
+	h := newExampleHost(t)
+	before := h.Host.Snapshot(t, resolvConf)
+	app := h.start(t, config, argv...)
+	for range 2 {
+		out, err := h.alice(t, "vpnctl connect --wait 20 "+config+" && ping -n -c1 -W5 198.18.0.1 && vpnctl disconnect")
+		if err != nil {
+			t.Fatalf("%v\n%s\n%s", err, out, app.Output())
+		}
 	}
+	h.Host.RequireSnapshot(t, before, resolvConf)
+	if out, err := h.alice(t, "vpnctl connect --wait 20 "+config); err != nil {
+		t.Fatalf("%v\n%s\n%s", err, out, app.Output())
+	}
+	app.Kill()
+	harness.Eventually(t, harness.Timeout, "the death of the app ends its session", func() error {
+		if out, _ := h.alice(t, "vpnctl show "+config); !strings.Contains(out, "provider gone") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	h.Host.RequireSnapshot(t, before, resolvConf)
 }
 
 func goExample(t *testing.T, pkg string) string {
