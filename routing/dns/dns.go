@@ -132,7 +132,7 @@ func (r *Resolver) choose(ctx context.Context) Backend {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if chosen != r.chosen {
-		r.log.Info("the host's DNS is made by another", "resolver", chosen, "before", r.chosen)
+		r.log.Info("chose what makes the host's DNS", "resolver", chosen)
 		r.chosen = chosen
 	}
 	return chosen

@@ -89,7 +89,7 @@ func (p *Program) Set(ctx context.Context, r routing.Resolution) error {
 	}
 	p.ours, p.looked = true, true
 	if _, err := run(ctx, compose(r, nil), path, args...); err != nil {
-		return fmt.Errorf("cannot set the DNS: %w%s", err, p.help())
+		return fmt.Errorf("%w%s", err, p.help())
 	}
 	if err := p.used(r.DNS.Servers); err != nil {
 		return err
@@ -131,7 +131,7 @@ func (p *Program) Revert(ctx context.Context) error {
 		args = []string{"-f", "-d", recordName} // that there is none is no error
 	}
 	if _, err := run(ctx, "", path, args...); err != nil {
-		return fmt.Errorf("cannot restore the DNS: %w%s", err, p.help())
+		return fmt.Errorf("%w%s", err, p.help())
 	}
 	p.ours = false
 	return nil
@@ -196,7 +196,7 @@ func (p *Program) list(ctx context.Context) ([]entryOf, error) {
 		return nil, nil // it says so that there are none
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the DNS: %w", err)
+		return nil, fmt.Errorf("cannot read the records of resolvconf: %w", err)
 	}
 	return split(out), nil
 }
@@ -210,7 +210,7 @@ func (p *Program) listFiles() ([]entryOf, error) {
 	for _, file := range files {
 		text, err := content(file)
 		if err != nil {
-			return nil, fmt.Errorf("cannot read the DNS: %w", err)
+			return nil, fmt.Errorf("cannot read the records of resolvconf: %w", err)
 		}
 		all = append(all, entryOf{filepath.Base(file), text})
 	}
@@ -288,7 +288,7 @@ func run(ctx context.Context, stdin, path string, args ...string) ([]byte, error
 		}
 		const enough = 300
 		text := strings.Join(strings.Fields(said.String()), " ")
-		err = fmt.Errorf("%s %s: %w: %.*q", path, strings.Join(args, " "), err, enough, text)
+		err = fmt.Errorf("cannot run %s %s: %w: %.*q", path, strings.Join(args, " "), err, enough, text)
 	}
 	return out.Bytes(), err
 }

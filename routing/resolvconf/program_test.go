@@ -136,9 +136,9 @@ func TestNoProgram(t *testing.T) {
 
 func TestProgramFails(t *testing.T) {
 	f := withProgram(t, isOpenresolv, "echo 'no such luck' >&2; exit 3")
-	for verb, err := range map[string]error{"set": f.Set(t.Context(), vpn()), "restore": f.Revert(t.Context())} {
-		if err == nil || !strings.Contains(err.Error(), "cannot "+verb) || !strings.Contains(err.Error(), "no such luck") || !strings.Contains(err.Error(), "exit status 3") {
-			t.Errorf("%s: %v", verb, err)
+	for args, err := range map[string]error{"-a tun.vpnproviderd": f.Set(t.Context(), vpn()), "-d tun.vpnproviderd": f.Revert(t.Context())} {
+		if err == nil || !strings.Contains(err.Error(), args) || !strings.Contains(err.Error(), "no such luck") || !strings.Contains(err.Error(), "exit status 3") {
+			t.Errorf("%s: %v", args, err)
 		}
 	}
 	if left, _ := f.Leftover(t.Context()); !left {

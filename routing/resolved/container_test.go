@@ -255,8 +255,9 @@ func TestRealNewLink(t *testing.T) {
 		}
 		want := l.dns(true, routing.DNS{})
 		want.Link = routing.Link{Name: name, Index: index}
+		want.DNS.Servers = append(want.DNS.Servers, netip.MustParseAddr("fd00::53"))
 		set(t, l.resolver, want)
-		if out := l.Run(t, "resolvectl", "dns", name); !strings.Contains(out, corpDNS) {
+		if out := l.Run(t, "resolvectl", "dns", name); !strings.Contains(out, corpDNS+" fd00::53") {
 			t.Error(out)
 		}
 		l.Run(t, "ip", "link", "del", name)

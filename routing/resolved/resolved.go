@@ -83,7 +83,7 @@ func (r *Resolver) Set(ctx context.Context, want routing.Resolution) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if err := r.set(ctx, want); err != nil {
-		return fmt.Errorf("cannot set the DNS of %s in systemd-resolved: %w", want.Link.Name, err)
+		return fmt.Errorf("systemd-resolved, for %s: %w", want.Link.Name, err)
 	}
 	return nil
 }
