@@ -69,6 +69,15 @@ func (k Key) String() string { return base64.StdEncoding.EncodeToString(k[:]) }
 // Hex is the key as wireguard-go's configuration protocol has it.
 func (k Key) Hex() string { return hex.EncodeToString(k[:]) }
 
+// MarshalText implements encoding.TextMarshaler.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (k *Key) UnmarshalText(text []byte) (err error) {
+	*k, err = parseKey(string(text))
+	return err
+}
+
 // Secret is a private or preshared key. Whatever prints it, hides it.
 type Secret struct{ key Key }
 
