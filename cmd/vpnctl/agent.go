@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -38,12 +39,15 @@ user unit vpnctl-agent.service.`,
 				return err
 			}
 			c.out.line("Waiting for apps to start.")
+			var starting sync.WaitGroup
+			defer starting.Wait()
 			for app := range apps {
-				if err := activate(ctx, session, app); err != nil {
-					fmt.Fprintf(c.stderr, "vpnctl: cannot start %s: %s\n", clean(app), clean(err.Error()))
-					continue
-				}
-				c.out.line("Started %s.", clean(app))
+				c.out.line("Starting %s.", clean(app))
+				starting.Go(func() { // one that hangs must not keep others waiting
+					if err := activate(ctx, session, app); err != nil && ctx.Err() == nil {
+						fmt.Fprintf(c.stderr, "vpnctl: cannot start %s: %s\n", clean(app), clean(err.Error()))
+					}
+				})
 			}
 			if ctx.Err() == nil {
 				return errors.New("the connection to the bus was lost")

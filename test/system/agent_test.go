@@ -19,7 +19,7 @@ const sessionBus = `<busconfig>
   <listen>unix:path=%[1]s/session</listen>
   <servicedir>%[1]s</servicedir>
   <policy context="default">
-    <allow send_destination="*"/><allow own="*"/>
+    <allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/>
   </policy>
 </busconfig>`
 
@@ -72,7 +72,7 @@ func TestAgentStartsTheApp(t *testing.T) {
 	agent := start(vpnctl, "agent")
 	agent.Await(t, "Waiting")
 	run("connect", "Echo")
-	agent.Await(t, "Started com.example.Echo")
+	agent.Await(t, "Starting com.example.Echo")
 	top.Host.Run(t, "ping", "-c1", "-W5", "198.18.0.1")
 
 	var dns []struct{ Interface, Names string }
