@@ -73,7 +73,7 @@ func TestClientKilled(t *testing.T) {
 func TestClientKilledWithChild(t *testing.T) {
 	t.Parallel()
 	v := newVPN(t)
-	v.provider.Close()
+	v.provider.must(v.provider.manager("UnregisterProvider", app, dict{}))
 	parent := v.startRole(t, roleParent, harness.Alice)
 	parent.Await(t, "registered")
 	v.connect()

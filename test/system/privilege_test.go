@@ -74,9 +74,9 @@ func TestUnprivilegedDaemon(t *testing.T) {
 	m.startAsService(t, "--resolv-conf", "/run/dns/resolv.conf")
 	v := m.party(t, harness.Alice, app)
 	v.mainJob()
-	for _, e := range endings() {
+	for i, e := range endings() {
 		t.Run(e.name, func(t *testing.T) {
-			m.party(t, harness.Alice, "com.example.Ending").testEnding(wire.StateConnected, e)
+			m.party(t, harness.Alice, fmt.Sprint("com.example.Ending", i)).testEnding(wire.StateConnected, e)
 		})
 	}
 

@@ -143,7 +143,7 @@ func TestUnusualHosts(t *testing.T) {
 func TestStuckClient(t *testing.T) {
 	t.Parallel()
 	v := newVPN(t)
-	v.provider.Close()
+	v.provider.must(v.provider.manager("UnregisterProvider", app, dict{}))
 	client := v.startRole(t, roleClient, harness.Alice)
 	client.Await(t, "registered")
 	v.connect()
