@@ -83,7 +83,9 @@ func (s *Service) Restart(t testing.TB) {
 	}
 	s.conn = conn
 	s.export(t)
-	if reply, err := conn.RequestName(Name, godbus.NameFlagDoNotQueue); err != nil || reply != godbus.RequestNameReplyPrimaryOwner {
+	// The bus may not have noticed yet that the one before has left.
+	flags := godbus.NameFlagDoNotQueue | godbus.NameFlagAllowReplacement | godbus.NameFlagReplaceExisting
+	if reply, err := conn.RequestName(Name, flags); err != nil || reply != godbus.RequestNameReplyPrimaryOwner {
 		t.Fatalf("cannot be %s: %v, %v", Name, reply, err)
 	}
 }
