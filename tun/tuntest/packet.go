@@ -59,6 +59,61 @@ func Datagram(from, to netip.AddrPort, payload []byte) []byte {
 	return Packet(from.Addr(), to.Addr(), UDP, u)
 }
 
+// Flags of a Segment.
+const (
+	FIN = 0x01
+	SYN = 0x02
+	RST = 0x04
+	PSH = 0x08
+	ACK = 0x10
+	URG = 0x20
+	ECE = 0x40
+	CWR = 0x80
+)
+
+// Segment returns a valid IP packet that carries TCP. The options have a
+// multiple of four bytes.
+func Segment(from, to netip.AddrPort, sequence uint32, flags byte, options, payload []byte) []byte {
+	t := append(make([]byte, 20, 20+len(options)+len(payload)), options...)
+	t = append(t, payload...)
+	binary.BigEndian.PutUint16(t[0:], from.Port())
+	binary.BigEndian.PutUint16(t[2:], to.Port())
+	binary.BigEndian.PutUint32(t[4:], sequence)
+	binary.BigEndian.PutUint32(t[8:], 0x01020304) // acknowledgement
+	t[12], t[13] = byte(5+len(options)/4)<<4, flags
+	binary.BigEndian.PutUint16(t[14:], 500) // window
+	binary.BigEndian.PutUint16(t[16:], ^pseudo(from.Addr(), to.Addr(), TCP, t))
+	return Packet(from.Addr(), to.Addr(), TCP, t)
+}
+
+// FixTransport sets the checksum of the TCP, UDP or ICMPv6 header at start,
+// which is in a packet whose other fields are set.
+func FixTransport(packet []byte, protocol byte, start int) {
+	at := start + map[byte]int{TCP: 16, UDP: 6, ICMPv6: 2}[protocol]
+	packet[at], packet[at+1] = 0, 0
+	check := ^PseudoSum(packet, protocol, start, true)
+	if protocol == UDP && check == 0 {
+		check = 0xffff
+	}
+	binary.BigEndian.PutUint16(packet[at:], check)
+}
+
+// PseudoSum sums the pseudo header of the transport header at start and, if
+// whole is set, what follows.
+func PseudoSum(packet []byte, protocol byte, start int, whole bool) uint16 {
+	message := packet[start:]
+	addresses := packet[12:20]
+	if packet[0]>>4 == 6 {
+		addresses = packet[8:40]
+	}
+	s := sum(0, addresses)
+	s = sum(s, []byte{0, protocol, byte(len(message) >> 8), byte(len(message))})
+	if whole {
+		s = sum(s, message)
+	}
+	return s
+}
+
 // Echo returns a valid echo request (ping).
 func Echo(from, to netip.Addr, id, sequence uint16, payload []byte) []byte {
 	m := append(make([]byte, 8, 8+len(payload)), payload...)
