@@ -46,15 +46,17 @@ func registerProvider(r *request) ([]any, error) {
 	if err := r.authorize(r.ctx, actionManageOwn); err != nil {
 		return nil, err
 	}
-	ids, err := r.manager.RegisterProvider(r.caller, r.text(0), p, replace)
+	done, err := r.manager.RegisterProvider(r.caller, r.text(0), p, replace)
 	if err != nil {
 		return nil, err
 	}
-	r.after = r.autoConnect
+	if done.New {
+		r.after = r.autoConnect
+	}
 	return []any{dict{
 		"version":  godbus.MakeVariant(r.opts.Version),
 		"features": godbus.MakeVariant(features()),
-		"configs":  godbus.MakeVariant(configPaths(ids)),
+		"configs":  godbus.MakeVariant(configPaths(done.Configs)),
 	}}, nil
 }
 

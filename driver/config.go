@@ -162,10 +162,22 @@ func (m *Manager) remove(by Caller, id ConfigID, tells func(*provider) bool) err
 	}
 }
 
+// remembers says whether one more removal can be kept for a provider that is
+// not there. It must be called with mu held.
+func (m *Manager) remembers(owner uint32) bool {
+	kept := 0
+	for _, r := range m.forgotten {
+		if r.Owner == owner {
+			kept++
+		}
+	}
+	return kept < m.opts.ConfigsPerUser
+}
+
 // forget must be called with mu held, for a config without a session.
 func (m *Manager) forget(c *config, p *provider, tell bool) error {
 	r := c.record()
-	r.Removed = tell && p == nil && c.delivered
+	r.Removed = tell && p == nil && c.delivered && m.remembers(c.Owner)
 	var err error
 	if r.Removed {
 		err = m.opts.Store.Save(r)

@@ -41,6 +41,8 @@ func TestCreateConfigRefuses(t *testing.T) {
 		{app, "data", driver.Data{"k": []any{map[string]any{"x": []string{"\x07"}}}}, driver.KindInvalidParameter},
 		{app, "data", driver.Data{"k": struct{}{}}, driver.KindInvalidParameter},
 		{app, "data", driver.Data{"k": nil}, driver.KindInvalidParameter},
+		{app, "data", driver.Data{"k": make([]int16, 40000)}, driver.KindLimitExceeded},
+		{app, "data", driver.Data{"k": make([]string, 10000)}, driver.KindLimitExceeded},
 	} {
 		_, err := b.CreateConfig(provider, driver.NewConfig{App: tt.app, Name: tt.name, Owner: 1000, Data: tt.data})
 		if err == nil || driver.KindOf(err) != tt.want {
@@ -101,9 +103,9 @@ func TestPlatformConfigs(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.Manager = m
-		ids, err := b.RegisterProvider(provider, app, driver.ProviderOptions{}, false)
-		if err != nil || len(ids) != 2 {
-			t.Errorf("configs %v, %v", ids, err)
+		done, err := b.RegisterProvider(provider, app, driver.ProviderOptions{}, false)
+		if err != nil || len(done.Configs) != 2 || !done.New {
+			t.Errorf("%+v, %v", done, err)
 		}
 		b.observed(":1.1 gets removed Work", ":1.1 gets created Later")
 		b.ConnectionGone(provider.Conn)
@@ -196,4 +198,39 @@ func TestProviders(t *testing.T) {
 		}
 		b.observed(`:1.1 gets showAddDialog ""`)
 	})
+}
+
+// What a provider that never comes back would be told is not kept without end.
+func TestForgottenConfigsAreBounded(t *testing.T) {
+	b := newBench(t)
+	for i := range 300 {
+		if _, err := b.RegisterProvider(provider, app, driver.ProviderOptions{}, false); err != nil {
+			t.Fatal(err)
+		}
+		id := b.create(provider, fmt.Sprint(i))
+		b.ConnectionGone(provider.Conn)
+		if err := b.RemoveConfig(ui, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 300 {
+		other := fmt.Sprintf("com.example.App%d", i)
+		if _, err := b.RegisterProvider(provider, other, driver.ProviderOptions{}, false); err != nil {
+			kind(t, err, driver.KindLimitExceeded)
+			if i < 128 {
+				t.Errorf("app %d was refused", i)
+			}
+			break
+		}
+		id, err := b.CreateConfig(provider, driver.NewConfig{App: other, Name: "x", Owner: provider.UID})
+		if err != nil {
+			break // the configs have a limit of their own
+		}
+		b.UnregisterProvider(provider, other)
+		b.RemoveConfig(ui, id)
+	}
+	records, err := b.Load()
+	if err != nil || len(records) > 2*128 {
+		t.Errorf("%d records are kept, %v", len(records), err)
+	}
 }

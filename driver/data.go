@@ -14,19 +14,20 @@ import (
 type Data map[string]any
 
 const (
-	maxDataDepth   = 8
-	maxDataEntries = 1024
+	maxDataDepth = 8
+	maxDataBytes = 64 << 10 // keys and values
 )
 
 // check refuses other types, and strings that must not reach logs and files.
 func (d Data) check() error {
-	entries := 0
-	return checkValue("data", map[string]any(d), 0, &entries)
+	left := maxDataBytes
+	return checkValue("data", map[string]any(d), 0, &left)
 }
 
-func checkValue(where string, value any, depth int, entries *int) error {
-	if *entries++; *entries > maxDataEntries {
-		return Errorf(KindLimitExceeded, "data has more than %d entries", maxDataEntries)
+// checkValue takes what the value needs from left.
+func checkValue(where string, value any, depth int, left *int) error {
+	if *left -= sizeOf(value); *left < 0 {
+		return Errorf(KindLimitExceeded, "data is larger than %d bytes", maxDataBytes)
 	}
 	if depth > maxDataDepth {
 		return Errorf(KindInvalidParameter, "%s is nested more than %d deep", where, maxDataDepth)
@@ -37,24 +38,25 @@ func checkValue(where string, value any, depth int, entries *int) error {
 			if err := checkText("key in "+where, key); err != nil {
 				return err
 			}
-			if err := checkValue(fmt.Sprintf("%s[%q]", where, key), v[key], depth+1, entries); err != nil {
+			*left -= len(key)
+			if err := checkValue(fmt.Sprintf("%s[%q]", where, key), v[key], depth+1, left); err != nil {
 				return err
 			}
 		}
 		return nil
 	case []any:
-		return checkEach(where, v, depth, entries)
+		return checkEach(where, v, depth, left)
 	case []string:
-		return checkEach(where, v, depth, entries)
+		return checkEach(where, v, depth, left)
 	case string:
 		return checkText("value of "+where, v)
 	}
 	return checkScalar(where, reflect.TypeOf(value))
 }
 
-func checkEach[T any](where string, values []T, depth int, entries *int) error {
+func checkEach[T any](where string, values []T, depth int, left *int) error {
 	for i, v := range values {
-		if err := checkValue(fmt.Sprintf("%s[%d]", where, i), v, depth+1, entries); err != nil {
+		if err := checkValue(fmt.Sprintf("%s[%d]", where, i), v, depth+1, left); err != nil {
 			return err
 		}
 	}
@@ -73,4 +75,21 @@ func checkScalar(where string, t reflect.Type) error {
 		return nil
 	}
 	return Errorf(KindInvalidParameter, "%s has a type that a config cannot keep", where)
+}
+
+// sizeOf is about what a value needs by itself, in bytes; what a container
+// holds is counted when its turn comes.
+func sizeOf(value any) int {
+	const container = 8
+	switch v := value.(type) {
+	case string:
+		return container + len(v)
+	case map[string]any, []any, []string, nil:
+		return container
+	}
+	t := reflect.TypeOf(value)
+	if t.Kind() == reflect.Slice {
+		return container + int(t.Elem().Size())*reflect.ValueOf(value).Len()
+	}
+	return int(t.Size())
 }

@@ -37,22 +37,30 @@ type ProviderInfo struct {
 	Registered bool
 }
 
-// RegisterProvider makes the caller's connection the provider of app, and
-// gives the app's configs. What the platform did with them meanwhile is told
-// before it returns. With replace it takes over from another connection of
-// the uid, whose sessions end first.
-func (m *Manager) RegisterProvider(by Caller, app string, opts ProviderOptions, replace bool) ([]ConfigID, error) {
-	if err := checkText("displayName", opts.DisplayName); err != nil {
-		return nil, err
-	}
-	if err := checkText("icon", opts.Icon); err != nil {
-		return nil, err
+// Registration is what RegisterProvider found.
+type Registration struct {
+	Configs []ConfigID // of the app
+
+	// New: the caller was not the app's provider before.
+	New bool
+}
+
+// providersPerUser limits how many apps of a user can be registered.
+const providersPerUser = 128
+
+// RegisterProvider makes the caller's connection the provider of app. What
+// the platform did with the app's configs meanwhile is told before it returns.
+// With replace it takes over from another connection of the uid, whose
+// sessions end first.
+func (m *Manager) RegisterProvider(by Caller, app string, opts ProviderOptions, replace bool) (Registration, error) {
+	if err := cmp.Or(checkText("displayName", opts.DisplayName), checkText("icon", opts.Icon)); err != nil {
+		return Registration{}, err
 	}
 	m.mu.Lock()
 	app, err := m.ownApp(by, app)
 	if err != nil {
 		m.mu.Unlock()
-		return nil, err
+		return Registration{}, err
 	}
 	key := providerKey{by.UID, app}
 	for {
@@ -62,7 +70,7 @@ func (m *Manager) RegisterProvider(by Caller, app string, opts ProviderOptions, 
 		}
 		if !replace {
 			m.mu.Unlock()
-			return nil, Errorf(KindAlreadyExists, "app %q has a provider already; the option replace takes over from it", app)
+			return Registration{}, Errorf(KindAlreadyExists, "app %q has a provider already; the option replace takes over from it", app)
 		}
 		undone := m.dropProvider(p)
 		m.mu.Unlock()
@@ -70,10 +78,24 @@ func (m *Manager) RegisterProvider(by Caller, app string, opts ProviderOptions, 
 		m.mu.Lock()
 	}
 	defer m.mu.Unlock()
+	fresh := m.providers[key] == nil
+	if fresh && m.registered(by.UID) >= providersPerUser {
+		return Registration{}, Errorf(KindLimitExceeded, "uid %d has %d providers, no more are allowed", by.UID, providersPerUser)
+	}
 	m.providers[key] = &provider{providerKey: key, ProviderOptions: opts, conn: by.Conn}
 	m.deliver(key, by.Conn)
 	m.wake(key)
-	return m.configsOf(key), nil
+	return Registration{Configs: m.configsOf(key), New: fresh}, nil
+}
+
+// registered must be called with mu held.
+func (m *Manager) registered(uid uint32) (n int) {
+	for key := range m.providers {
+		if key.uid == uid {
+			n++
+		}
+	}
+	return n
 }
 
 // ownApp says which app is meant: the empty one is the only one that the

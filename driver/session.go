@@ -388,5 +388,8 @@ func addresses(prefixes []netip.Prefix) []netip.Addr {
 
 // IsProvider says whether the caller is the provider that owns the session.
 func (m *Manager) IsProvider(by Caller, id SessionID) bool {
-	return m.owned(by, id, func(*session) error { return nil }) == nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, err := m.session(by, id)
+	return err == nil && s.conn == by.Conn
 }

@@ -4,18 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
-	"time"
 
-	godbus "github.com/godbus/dbus/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
-
-// activateLimit is a little less than what the daemon waits for an app.
-const activateLimit = 18 * time.Second
 
 func (c *cli) agent() *cobra.Command {
 	return &cobra.Command{
@@ -29,11 +23,11 @@ user unit vpnctl-agent.service.`,
 		Example: `  systemctl --user enable --now vpnctl-agent.service`,
 		Args:    cobra.NoArgs,
 		RunE: c.do(0, func(ctx context.Context, d *client.Client, _ []string) error {
-			session, err := godbus.ConnectSessionBus(godbus.WithContext(ctx))
+			starter, err := client.DialStarter(ctx)
 			if err != nil {
-				return &failure{exitNotRunning, fmt.Errorf("cannot connect to the session bus: %w", err), "run the agent in a login session"}
+				return &failure{exitNotRunning, err, "run the agent in a login session"}
 			}
-			defer session.Close()
+			defer starter.Close()
 			apps, err := d.Agent(ctx)
 			if err != nil {
 				return err
@@ -44,7 +38,7 @@ user unit vpnctl-agent.service.`,
 			for app := range apps {
 				c.out.line("Starting %s.", clean(app))
 				starting.Go(func() { // one that hangs must not keep others waiting
-					if err := activate(ctx, session, app); err != nil && ctx.Err() == nil {
+					if err := starter.Start(ctx, app); err != nil && ctx.Err() == nil {
 						fmt.Fprintf(c.stderr, "vpnctl: cannot start %s: %s\n", clean(app), clean(err.Error()))
 					}
 				})
@@ -55,21 +49,4 @@ user unit vpnctl-agent.service.`,
 			return nil
 		}),
 	}
-}
-
-// activate starts an app as the D-Bus specification says, or as the Desktop
-// Entry Specification does for applications that only know that.
-func activate(ctx context.Context, session *godbus.Conn, app string) error {
-	ctx, cancel := context.WithTimeout(ctx, activateLimit)
-	defer cancel()
-	err := session.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.StartServiceByName", 0, app, uint32(0)).Err
-	if err == nil {
-		return nil
-	}
-	path := godbus.ObjectPath("/" + strings.NewReplacer(".", "/", "-", "_").Replace(app))
-	second := session.Object(app, path).CallWithContext(ctx, "org.freedesktop.Application.Activate", 0, map[string]godbus.Variant{}).Err
-	if second == nil {
-		return nil
-	}
-	return err
 }

@@ -34,6 +34,7 @@ const (
 )
 
 func main() {
+	signal.Ignore(syscall.SIGHUP) // there is nothing to read again
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))

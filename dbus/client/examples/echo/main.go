@@ -54,6 +54,7 @@ func serve(ctx context.Context, s *client.Session) {
 	})
 	if err != nil {
 		log.Print(err)
+		_ = s.NotifyFailure(ctx)
 		return
 	}
 	channel, err := s.OpenChannel(ctx, client.ChannelOptions{})
