@@ -65,6 +65,7 @@ type Server struct {
 	manager *driver.Manager // set by Serve, before the first call is answered
 	ready   chan struct{}   // closed when manager is set
 	closing chan struct{}   // closed by Close
+	prompts prompts
 }
 
 // Dial connects to the bus and takes the name; that it is taken is an error.
