@@ -57,7 +57,11 @@ func (m *Manager) check(ctx context.Context, s *session, dict map[string]any) (p
 // apply makes the parameters hold. session.work is held.
 func (m *Manager) apply(ctx context.Context, s *session, p params.Parameters, host params.Host) error {
 	if err := m.opts.Network.Apply(ctx, network(p, s.link)); err != nil {
-		return Errorf(KindFailed, "cannot apply the parameters: %v", err)
+		kind := KindFailed
+		if errors.Is(err, context.DeadlineExceeded) { // systemd-resolved, say
+			kind = KindTimeout
+		}
+		return Errorf(kind, "cannot apply the parameters: %v", err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,7 +22,7 @@ import (
 	"github.com/vpnprovider/vpnproviderd/driver"
 	"github.com/vpnprovider/vpnproviderd/driver/params"
 	"github.com/vpnprovider/vpnproviderd/routing"
-	"github.com/vpnprovider/vpnproviderd/routing/resolvconf"
+	"github.com/vpnprovider/vpnproviderd/routing/dns"
 	"github.com/vpnprovider/vpnproviderd/routing/rtnl"
 	"github.com/vpnprovider/vpnproviderd/tun"
 )
@@ -28,7 +30,7 @@ import (
 // host is the network of the host, and what an earlier run left of ours.
 type host struct {
 	kernel  *rtnl.Kernel
-	file    *resolvconf.File
+	dns     *dns.Resolver
 	network *routing.Network
 	lock    *os.File
 }
@@ -49,27 +51,30 @@ func openHost(ctx context.Context, opts options, log *slog.Logger) (*host, error
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	h := &host{kernel: kernel, lock: lock, file: resolvconf.New(opts.resolvConf, opts.stateDir, log)}
-	var resolver routing.Resolver = h.file
-	if opts.resolver == "none" {
-		resolver = resolvconf.None{}
-	}
-	h.network = routing.New(kernel, resolver, log)
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	resolver, err := dns.New(ctx, dns.Options{
+		Backend: dns.Backend(opts.resolver), Bus: opts.bus, ResolvConf: opts.resolvConf, StateDir: opts.stateDir,
+		Links: func(ctx context.Context) ([]int, error) {
+			found, err := kernel.List(ctx)
+			return slices.Collect(maps.Keys(found.Links)), err
+		},
+		Log: log,
+	})
+	if err != nil {
+		kernel.Close()
+		return nil, errors.Join(err, lock.Close())
+	}
+	h := &host{kernel: kernel, lock: lock, dns: resolver, network: routing.New(kernel, resolver, log)}
 	if err := h.network.Sweep(ctx); err != nil {
 		return nil, errors.Join(err, h.close())
-	}
-	// An earlier run may have had another resolver.
-	if err := h.file.Revert(ctx); err != nil {
-		log.Error("cannot take back what an earlier run made of the DNS", "error", err)
 	}
 	return h, nil
 }
 
 func (h *host) close() error {
 	h.kernel.Close()
-	return h.lock.Close()
+	return errors.Join(h.dns.Close(), h.lock.Close())
 }
 
 // Facts is driver.Host.
@@ -78,7 +83,7 @@ func (h *host) Facts(ctx context.Context, except int) (params.Host, error) {
 	if err != nil {
 		return params.Host{}, err
 	}
-	servers, _, err := h.file.Original()
+	servers, _, err := h.dns.Original()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return params.Host{}, err
 	}
@@ -95,6 +100,21 @@ func (h *host) Protect(socket *os.File, bound []netip.Addr) error {
 		return driver.Errorf(driver.KindWrongState, "%v", err)
 	}
 	return err
+}
+
+// followDNS sets the DNS again when what makes it has changed. It returns when
+// ctx ends.
+func (h *host) followDNS(ctx context.Context, log *slog.Logger) {
+	err := h.dns.Watch(ctx, func() {
+		bounded, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if err := h.network.Refresh(bounded); err != nil {
+			log.Warn("cannot set the DNS again", "error", err)
+		}
+	})
+	if err != nil {
+		log.Error("changes of the DNS service are not followed any more", "error", err)
+	}
 }
 
 // follow keeps the network as it shall be when what surrounds it changes, and
@@ -128,7 +148,7 @@ func (h *host) uplink(ctx context.Context) (driver.Uplink, error) {
 	}
 	if u.Up() {
 		// A file that cannot be read is as good as an empty one here.
-		u.Nameservers, u.Domains, _ = h.file.Original()
+		u.Nameservers, u.Domains, _ = h.dns.Original()
 	}
 	return u, nil
 }

@@ -103,6 +103,7 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	watching.Go(func() { h.follow(ctx, manager, log) })
+	watching.Go(func() { h.followDNS(ctx, log) })
 	watching.Go(func() { followSleep(ctx, opts.bus, manager, log) })
 	go watchdog(ctx, manager, log)
 	go exitWhenIdle(ctx, opts.idleExit, stop, func() bool { return server.Idle() && manager.Idle() })

@@ -48,7 +48,7 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.StringVar(&o.runtimeDir, "runtime-dir", "/run/vpnprovider", "`DIR` of what must outlive the process")
 	f.StringVar(&o.configDir, "config-dir", "/etc/vpnprovider", "`DIR` of the administrator's files")
 	f.StringVar(&o.authorization, "authorization", "polkit", "who decides: polkit, or owner (the owner of a config and root may all)")
-	f.StringVar(&o.resolver, "resolver", "auto", "what makes the host's DNS: auto, file or none")
+	f.StringVar(&o.resolver, "resolver", "auto", "what makes the host's DNS: auto, resolved, resolvconf, file or none")
 	f.StringVar(&o.resolvConf, "resolv-conf", "/etc/resolv.conf", "`FILE` that the resolver file writes")
 	f.DurationVar(&o.connectTimeout, "connect-timeout", 5*time.Minute, "how long a provider may take to connect")
 	f.DurationVar(&o.idleExit, "idle-exit", 0, "exit when nobody has needed the service for that long; 0: never")
@@ -79,11 +79,9 @@ func (o options) check() error {
 		return fmt.Errorf("--authorization %q is neither polkit nor owner", o.authorization)
 	}
 	switch o.resolver {
-	case "auto", "file", "none":
-	case "resolved", "resolvconf":
-		return fmt.Errorf("--resolver %s is not supported by this version", o.resolver)
+	case "auto", "resolved", "resolvconf", "file", "none":
 	default:
-		return fmt.Errorf("--resolver %q is not auto, file or none", o.resolver)
+		return fmt.Errorf("--resolver %q is not auto, resolved, resolvconf, file or none", o.resolver)
 	}
 	if o.connectTimeout <= 0 {
 		return fmt.Errorf("--connect-timeout %s is not positive", o.connectTimeout)
