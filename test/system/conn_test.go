@@ -52,6 +52,22 @@ func (c *conn) begin(path godbus.ObjectPath, member string, args ...any) <-chan 
 	return c.Object(wire.BusName, path).Go(interfaceOf(path)+"."+member, 0, make(chan *godbus.Call, 1), args...).Done
 }
 
+// beginInteractively is begin, for a caller who lets polkit ask a person.
+// (godbus' own calls leave that flag out.)
+func (c *conn) beginInteractively(path godbus.ObjectPath, member string, args ...any) <-chan *godbus.Call {
+	message := &godbus.Message{
+		Type: godbus.TypeMethodCall, Flags: godbus.FlagAllowInteractiveAuthorization, Body: args,
+		Headers: map[godbus.HeaderField]godbus.Variant{
+			godbus.FieldDestination: godbus.MakeVariant(wire.BusName),
+			godbus.FieldPath:        godbus.MakeVariant(path),
+			godbus.FieldInterface:   godbus.MakeVariant(interfaceOf(path)),
+			godbus.FieldMember:      godbus.MakeVariant(member),
+			godbus.FieldSignature:   godbus.MakeVariant(godbus.SignatureOf(args...)),
+		},
+	}
+	return c.Send(message, make(chan *godbus.Call, 1)).Done
+}
+
 func interfaceOf(path godbus.ObjectPath) string {
 	switch {
 	case strings.HasPrefix(string(path), wire.SessionRoot+"/"):

@@ -8,6 +8,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/vpnprovider/vpnproviderd/dbus/wire"
+	"github.com/vpnprovider/vpnproviderd/test/harness"
 )
 
 // instant is a kind of moment at which the daemon is killed.
@@ -70,6 +71,7 @@ func TestDaemonKilled(t *testing.T) {
 			s.requireTunnelled(t, channel, 0, 1)
 			clearBefore, refusedBefore := s.inClear(t), s.unreachable()
 			at.kill(v, s, session)
+			channel.awaitEnd(t)
 			s.awaitMore(t, 100)
 			n := s.inClear(t) - clearBefore
 			clear += n
@@ -99,6 +101,16 @@ func (v *vpn) killWithin(longest time.Duration) {
 	v.daemon.Kill9()
 }
 
+// cleanupCommand is what Daemon.Cleanup runs.
+func (v *vpn) cleanupCommand() []string {
+	v.t.Helper()
+	d := v.daemon
+	return []string{
+		harness.Binary(v.t, "vpnproviderd"), "--bus", v.bus.Address, "--state-dir", d.StateDir, "--runtime-dir", d.RuntimeDir,
+		"--config-dir", d.ConfigDir, "--resolver", "file", "--resolv-conf", d.ResolvConf, "--cleanup",
+	}
+}
+
 // files lists what the daemon could leave behind.
 func (v *vpn) files() string {
 	v.t.Helper()
@@ -111,6 +123,12 @@ func (v *vpn) comeBack(cleanup bool) {
 	t := v.t
 	t.Helper()
 	if cleanup {
+		// A cleanup that is killed leaves something to the next, and nothing else.
+		for range 2 {
+			p := v.Host.Start(t, harness.Command{Argv: v.cleanupCommand()})
+			time.Sleep(rand.N(60 * time.Millisecond)) // chance, not synchronisation
+			p.Kill()
+		}
 		v.daemon.Cleanup(t)
 		v.Host.RequireSnapshot(t, v.before, resolvConf)
 	}

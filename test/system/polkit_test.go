@@ -1,7 +1,6 @@
 package system
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -105,11 +104,8 @@ func TestPolkit(t *testing.T) {
 	bob.ui.refused(bob.ui.on(session, "Disconnect", dict{}), wire.ErrNotFound)
 	owner := dict{"owner": godbus.MakeVariant(uint32(harness.Bob))}
 	v.ui.refused(v.ui.manager("CreateConfig", app, "x", owner), wire.ErrNotAuthorized, "org.vpnprovider1.manage-others")
-	ctx, cancel := context.WithTimeout(t.Context(), harness.Timeout)
-	defer cancel()
 	// Alice lets polkit ask for a password, and there is nobody to ask.
-	v.ui.refused(v.ui.Object(wire.BusName, wire.RootPath).CallWithContext(ctx, wire.ManagerInterface+".CreateConfig",
-		godbus.FlagAllowInteractiveAuthorization, app, "x", owner), wire.ErrNotAuthorized)
+	v.ui.refused(<-v.ui.beginInteractively(wire.RootPath, "CreateConfig", app, "x", owner), wire.ErrNotAuthorized)
 	root := m.dial(t, 0)
 	root.must(root.manager("CreateConfig", app, "by root", owner))
 
@@ -140,10 +136,12 @@ func (v *vpn) testHangingPolkit(polkit *harness.Process, session godbus.ObjectPa
 		v.configure(session, fullTunnel())
 	}
 	held := time.Since(begun)
+	interactive := v.provider.beginInteractively(v.config, "Disconnect", dict{})
 	v.ui.refused(<-done, wire.ErrTimeout, "polkit")
 	if waited := time.Since(begun); waited < held || held > 4*time.Second {
 		t.Errorf("other calls took %v while polkit was asked, the call itself %v", held, waited)
 	}
+	v.provider.refused(<-interactive, wire.ErrTimeout, "polkit")
 	v.requireState(wire.StateConnected)
 	v.provider.Close()
 	v.requireClean(t)

@@ -239,3 +239,55 @@ func TestServiceManager(t *testing.T) {
 	notified("STOPPING=1", 1)
 	v.requireClean(t)
 }
+
+// A session that ends, by the user or by the death of its client, while its
+// parameters are being applied: the call fails, and nothing is left.
+func TestEndWhileApplying(t *testing.T) {
+	t.Parallel()
+	v := newVPN(t)
+	other := v.dial(t, harness.Alice)
+	for round := range 6 {
+		v.provider = v.dial(t, harness.Alice)
+		v.register(dict{"replace": godbus.MakeVariant(true)})
+		session := v.connect()
+		if round%3 != 0 {
+			v.configure(session, fullTunnel())
+		}
+		small := len(v.look(t).text)
+		done := v.provider.begin(session, "SetParameters", slow())
+		harness.Eventually(t, harness.Timeout, "it has begun", func() error {
+			if now, err := v.tryLook(); err == nil && len(now.text) <= small {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		took := v.untilClean(t, func() {
+			if round%2 == 0 {
+				v.provider.Close()
+				return
+			}
+			other.must(other.on(v.config, "Disconnect", dict{}))
+		})
+		t.Logf("clean after %v, the call: %v", took, (<-done).Err)
+	}
+}
+
+// Two processes take the same app from each other, with sessions.
+func TestReplacePingPong(t *testing.T) {
+	t.Parallel()
+	v := newVPN(t)
+	rivals := []*conn{v.provider, v.dial(t, harness.Alice)}
+	for i := range 30 {
+		winner, loser := rivals[i%2], rivals[(i+1)%2]
+		winner.must(winner.manager("RegisterProvider", app, dict{"replace": godbus.MakeVariant(true)}))
+		session := v.connect()
+		winner.must(winner.on(session, "SetParameters", fullTunnel()))
+		loser.refused(loser.on(session, "SetParameters", fullTunnel()), wire.ErrNotOwner)
+		if told := loser.trace(session); len(told) > 0 && told[len(told)-1] == "connected" {
+			t.Errorf("the loser was told %q", told)
+		}
+		v.requirePresence(t, configured())
+	}
+	v.disconnect()
+	v.requireClean(t)
+}
