@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,8 +23,12 @@ const backTimeout = 10 * time.Second
 // is, and a new one finds it by Adopt or Sweep.
 type Network struct {
 	kernel   Kernel
+	firewall Firewall
 	resolver Resolver
 	log      *slog.Logger
+
+	// lockdown is written with mu held.
+	lockdown atomic.Bool
 
 	mu   sync.Mutex
 	want Config
@@ -40,20 +45,36 @@ type Network struct {
 	uplinks map[int]bool
 }
 
-// New returns a Network that has nothing. It keeps k and r.
-func New(k Kernel, r Resolver, log *slog.Logger) *Network {
-	return &Network{kernel: k, resolver: r, log: log, base: map[int]LinkState{}, uplinks: map[int]bool{}}
+// New returns a Network that has nothing. It keeps what it is given.
+func New(k Kernel, f Firewall, r Resolver, log *slog.Logger) *Network {
+	return &Network{
+		kernel: k, firewall: f, resolver: r, log: log, base: map[int]LinkState{}, uplinks: map[int]bool{},
+	}
 }
 
 // Apply makes the network what c wants, in place of what the last one wanted.
 // With an error everything is as it was before the call; where even that could
 // not be reached, the error says so, and the next Apply starts from what is
-// really there. The zero Config undoes everything.
+// really there. The zero Config undoes everything but a lockdown.
 func (n *Network) Apply(ctx context.Context, c Config) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c = c.clone()
-	want, err := n.plan(ctx, c)
+	return n.apply(ctx, c.clone(), n.lockdown.Load())
+}
+
+// Lock begins or ends the lockdown, whatever else is applied. It stays when the
+// process ends. Errors are as those of Apply.
+func (n *Network) Lock(ctx context.Context, on bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.apply(ctx, n.want, on)
+}
+
+// Locked says whether a lockdown is wanted. It does not wait.
+func (n *Network) Locked() bool { return n.lockdown.Load() }
+
+func (n *Network) apply(ctx context.Context, c Config, lockdown bool) error {
+	want, err := n.plan(ctx, c, lockdown)
 	if err != nil {
 		return fmt.Errorf("cannot plan the network: %w", err)
 	}
@@ -66,7 +87,7 @@ func (n *Network) Apply(ctx context.Context, c Config) error {
 		n.forget()
 		return err
 	}
-	n.reached(c, want)
+	n.reached(c, lockdown, want)
 	return nil
 }
 
@@ -77,51 +98,68 @@ func (n *Network) Apply(ctx context.Context, c Config) error {
 func (n *Network) Refresh(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.want.Active() && n.have.Empty() {
+	lockdown := n.lockdown.Load()
+	if !n.want.Active() && !lockdown && n.have.Empty() {
 		return nil
 	}
 	if err := n.look(ctx); err != nil {
 		return fmt.Errorf("cannot refresh the network: %w", err)
 	}
-	want, err := n.plan(ctx, n.want)
+	want, err := n.plan(ctx, n.want, lockdown)
 	if err != nil {
 		return fmt.Errorf("cannot plan the network: %w", err)
 	}
 	if err := n.reconcile(ctx, want); err != nil {
 		return err
 	}
-	n.reached(n.want, want)
+	n.reached(n.want, lockdown, want)
 	return nil
 }
 
 // Adopt takes what an earlier process left for our own, without changing
-// anything. An Apply that follows goes on from there with no gap.
-func (n *Network) Adopt(ctx context.Context) error {
+// anything. An Apply that follows goes on from there with no gap, and with the
+// lockdown if it is wanted or was found.
+func (n *Network) Adopt(ctx context.Context, lockdown bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	return n.adopt(ctx, lockdown)
+}
+
+func (n *Network) adopt(ctx context.Context, lockdown bool) error {
 	if err := n.look(ctx); err != nil {
 		return fmt.Errorf("cannot find what an earlier run left: %w", err)
 	}
+	found := n.have.Firewall != nil && n.have.Firewall.Lockdown
+	n.lockdown.Store(lockdown || found)
+	n.goal = Plan(Config{}, lockdown || found, Facts{})
 	return nil
 }
 
-// Sweep removes all that carries our marks, of this or of an earlier process.
-func (n *Network) Sweep(ctx context.Context) error {
+// Sweep removes all that carries our marks, of this or of an earlier process,
+// but the lockdown if it is wanted or was found: that one holds from the first
+// step on.
+func (n *Network) Sweep(ctx context.Context, lockdown bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := n.look(ctx); err != nil {
-		return fmt.Errorf("cannot find what an earlier run left: %w", err)
+	if err := n.adopt(ctx, lockdown); err != nil {
+		return err
 	}
-	if n.have.Empty() {
+	lockdown = n.lockdown.Load()
+	if n.have.Empty() && !lockdown {
 		return nil
 	}
 	n.log.Info("removing what an earlier run left", "routes", len(n.have.Routes),
-		"rules", len(n.have.Rules), "links", len(n.have.Links), "dns", n.have.DNS != nil)
-	if err := n.reconcile(ctx, State{}); err != nil {
+		"rules", len(n.have.Rules), "links", len(n.have.Links), "firewall", n.have.Firewall != nil,
+		"dns", n.have.DNS != nil, "lockdown", lockdown)
+	n.base = map[int]LinkState{}
+	want, err := n.plan(ctx, Config{}, lockdown)
+	if err != nil {
+		return fmt.Errorf("cannot plan the network: %w", err)
+	}
+	if err := n.reconcile(ctx, want); err != nil {
 		return err
 	}
-	n.base = map[int]LinkState{}
-	n.reached(Config{}, State{})
+	n.reached(Config{}, lockdown, want)
 	return nil
 }
 
@@ -156,7 +194,7 @@ func (n *Network) Decide(dst netip.Addr) Decision {
 	return Decision{Link: n.want.Link, Route: r}
 }
 
-// look makes have what the kernel and the resolver show.
+// look makes have what the kernel, the firewall and the resolver show.
 func (n *Network) look(ctx context.Context) error {
 	have, err := n.kernel.List(ctx)
 	if err != nil {
@@ -169,25 +207,36 @@ func (n *Network) look(ctx context.Context) error {
 	if left || n.have.DNS != nil {
 		have.DNS = &Resolution{} // not known to be what is wanted
 	}
+	if have.Firewall, err = n.firewall.Find(ctx); err != nil {
+		return err
+	}
+	have.Marked = n.have.Marked // also where another program has removed the filter
+	if have.Firewall != nil {
+		for _, link := range have.Firewall.Marked {
+			have.put(MarkedLink{Link: link})
+		}
+	}
 	n.have = have
 	return nil
 }
 
 // plan is Plan for the present facts, with the links that we no longer use as
 // they were before. It takes note of the link as it is.
-func (n *Network) plan(ctx context.Context, c Config) (State, error) {
+func (n *Network) plan(ctx context.Context, c Config, lockdown bool) (State, error) {
 	var facts Facts
 	if c.Active() {
-		err := c.check()
-		if err != nil {
+		if err := c.check(); err != nil {
 			return State{}, err
 		}
+	}
+	if c.Active() || lockdown {
+		var err error
 		if facts, err = n.kernel.Facts(ctx, c.Link.Index); err != nil {
 			return State{}, err
 		}
 		n.note(facts)
 	}
-	want := Plan(c, facts)
+	want := Plan(c, lockdown, facts)
 	for index, l := range n.base {
 		if _, used := want.Links[index]; !used {
 			want.put(l)
@@ -196,17 +245,20 @@ func (n *Network) plan(ctx context.Context, c Config) (State, error) {
 	return want, nil
 }
 
+// note takes note of what facts say of the past, and makes them what they would
+// be without us.
 func (n *Network) note(f Facts) {
-	index := f.Link.Index
-	if _, known := n.base[index]; !known {
-		base := f.Link
-		if base.Alias == Alias { // adopted
-			base.Alias, base.Up = "", false
-		}
-		n.base[index] = base
-		n.goal.put(base)
+	if f.Link.Index != 0 {
+		n.noteLink(f.Link)
 	}
-	n.have.put(f.Link)
+	for i := range f.Strict {
+		ours := MarkedLink{Link: f.Strict[i].Link}
+		if !f.Strict[i].Marked {
+			n.have.remove(ours) // another program did
+		} else if slices.Contains(n.have.Marked, ours) {
+			f.Strict[i].Marked = false
+		}
+	}
 	for _, s := range f.Subnets {
 		if !s.Virtual {
 			n.uplinks[s.Link] = true
@@ -218,12 +270,26 @@ func (n *Network) note(f Facts) {
 	}
 }
 
-// reached takes note that want, which carries out c, is in effect.
-func (n *Network) reached(c Config, want State) {
+func (n *Network) noteLink(l LinkState) {
+	if _, known := n.base[l.Index]; !known {
+		base := l
+		if base.Alias == Alias { // adopted
+			base.Alias, base.Up = "", false
+		}
+		n.base[l.Index] = base
+		n.goal.put(base)
+	}
+	n.have.put(l)
+}
+
+// reached takes note that want, which carries out c and the lockdown, is in
+// effect.
+func (n *Network) reached(c Config, lockdown bool, want State) {
 	n.want, n.goal = c, want
+	n.lockdown.Store(lockdown)
 	n.goal.Addresses = slices.Clone(n.have.Addresses) // with the broadcast addresses that they really have
 	n.forget()
-	if !c.Active() {
+	if !c.Active() && !lockdown {
 		clear(n.uplinks)
 	}
 }
@@ -245,9 +311,12 @@ func (n *Network) reconcile(ctx context.Context, want State) error {
 	start, ops := time.Now(), 0
 	for _, s := range steps(n.have, want, n.resolver.PerLink()) {
 		var err error
-		if s.resolve {
+		switch {
+		case s.resolve:
 			err = n.resolve(ctx, want.DNS)
-		} else {
+		case s.filters:
+			err = n.filter(ctx, s.filter)
+		default:
 			err = n.execute(ctx, s.ops)
 		}
 		if err != nil {
@@ -256,6 +325,17 @@ func (n *Network) reconcile(ctx context.Context, want State) error {
 		ops += len(s.ops)
 	}
 	n.log.Debug("network reached", "operations", ops, "took", time.Since(start))
+	return nil
+}
+
+func (n *Network) filter(ctx context.Context, f *Filter) error {
+	unsure := both(n.have.Firewall, f)
+	unsure.Unsure = true
+	n.have.Firewall = unsure // until it is known
+	if err := n.firewall.Set(ctx, f); err != nil {
+		return fmt.Errorf("cannot set the firewall: %w", err)
+	}
+	n.have.Firewall = f
 	return nil
 }
 

@@ -21,13 +21,17 @@ import (
 type host struct {
 	*routing.Network
 	kernel   *routingtest.Kernel
+	firewall *routingtest.Firewall
 	resolver *routingtest.Resolver
 	failures *routingtest.Failures
 }
 
 func newHost(perLink bool) *host {
 	f := &routingtest.Failures{}
-	h := &host{kernel: routingtest.NewKernel(f), resolver: routingtest.NewResolver(f), failures: f}
+	h := &host{
+		kernel: routingtest.NewKernel(f), firewall: routingtest.NewFirewall(f),
+		resolver: routingtest.NewResolver(f), failures: f,
+	}
 	h.resolver.Link = perLink
 	h.kernel.AddLink(7)
 	h.kernel.AddLink(8)
@@ -37,11 +41,12 @@ func newHost(perLink bool) *host {
 
 // restart is a new process on the same host.
 func (h *host) restart() {
-	h.Network = routing.New(h.kernel, h.resolver, slog.New(slog.DiscardHandler))
+	h.firewall.Touch()
+	h.Network = routing.New(h.kernel, h.firewall, h.resolver, slog.New(slog.DiscardHandler))
 }
 
 func (h *host) String() string {
-	return fmt.Sprintf("%s\ndns %+v", h.kernel, h.resolver.Current())
+	return fmt.Sprintf("%s\nfirewall %+v\ndns %+v", h.kernel, h.firewall.Current(), h.resolver.Current())
 }
 
 func (h *host) apply(t *testing.T, c routing.Config) {
@@ -51,6 +56,18 @@ func (h *host) apply(t *testing.T, c routing.Config) {
 	}
 }
 
+func (h *host) lock(t *testing.T, on bool) {
+	t.Helper()
+	if err := h.Lock(t.Context(), on); err != nil {
+		t.Fatalf("cannot lock: %v", err)
+	}
+}
+
+// The changes that can fail.
+func (h *host) applies(ctx context.Context, c routing.Config) error { return h.Apply(ctx, c) }
+
+func (h *host) turns(ctx context.Context, _ routing.Config) error { return h.Lock(ctx, !h.Locked()) }
+
 // A failure at any operation of any update leaves exactly what was before.
 func TestApplyFailsBack(t *testing.T) {
 	cases := 0
@@ -59,13 +76,18 @@ func TestApplyFailsBack(t *testing.T) {
 		perLink := r.IntN(2) == 0
 		facts := randomFacts(r)
 		before, after := randomConfig(r), randomConfig(r)
+		locked, change := r.IntN(3) == 0, (*host).applies
+		if r.IntN(4) == 0 {
+			change = (*host).turns
+		}
 		for at := 0; ; at++ {
 			h := newHost(perLink)
 			h.kernel.SetFacts(facts)
+			h.lock(t, locked)
 			h.apply(t, before)
 			want := h.String()
 			h.failures.At(at)
-			err := h.Apply(t.Context(), after)
+			err := change(h, t.Context(), after)
 			if h.failures.Done() <= at {
 				if err != nil {
 					t.Fatal(err)
@@ -80,11 +102,17 @@ func TestApplyFailsBack(t *testing.T) {
 				t.Fatalf("seed %d, operation %d: not the previous state (-want +got)\n%s\nfrom %+v\nto %+v",
 					seed, at, diff, before, after)
 			}
+			if h.Locked() != locked {
+				t.Fatalf("seed %d, operation %d: locked: %v", seed, at, h.Locked())
+			}
 			// Nothing is left of the failure: the same update works now, and
 			// the end leaves nothing.
 			h.failures.At()
-			h.apply(t, after)
+			if err := change(h, t.Context(), after); err != nil {
+				t.Fatal(err)
+			}
 			h.apply(t, routing.Config{})
+			h.lock(t, false)
 			if diff := cmp.Diff(newHost(perLink).String(), h.String()); diff != "" {
 				t.Fatalf("seed %d, operation %d: left at the end\n%s", seed, at, diff)
 			}
@@ -101,14 +129,20 @@ func TestApplyRepairs(t *testing.T) {
 		before, after, last := randomConfig(r), randomConfig(r), randomConfig(r)
 		h := newHost(r.IntN(2) == 0)
 		h.kernel.SetFacts(facts)
+		h.lock(t, r.IntN(3) == 0)
 		h.apply(t, before)
 		h.failures.At(r.IntN(8), r.IntN(16), 3, 7, 8, 9)
 		_ = h.Apply(t.Context(), after)
+		if r.IntN(3) == 0 {
+			h.failures.At(0, 1, 2)
+			_ = h.turns(t.Context(), after)
+		}
 		h.failures.At()
 		h.apply(t, last)
 
 		fresh := newHost(h.resolver.Link)
 		fresh.kernel.SetFacts(facts)
+		fresh.lock(t, h.Locked())
 		fresh.apply(t, last)
 		if diff := cmp.Diff(sorted(fresh.String()), sorted(h.String())); diff != "" {
 			t.Fatalf("seed %d: (-want +got)\n%s\nfrom %+v\nto %+v\nthen %+v", seed, diff, before, after, last)
@@ -221,13 +255,13 @@ func TestSweepAfterKill(t *testing.T) {
 		}
 	}
 	h.restart()
-	if err := h.Sweep(t.Context()); err != nil {
+	if err := h.Sweep(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(empty.String(), h.String()); diff != "" {
 		t.Error(diff)
 	}
-	if err := h.Sweep(t.Context()); err != nil {
+	if err := h.Sweep(t.Context(), false); err != nil {
 		t.Errorf("nothing to sweep: %v", err)
 	}
 }
@@ -237,7 +271,7 @@ func TestSweepRemovesOurLinks(t *testing.T) {
 	h := newHost(false)
 	h.apply(t, routing.Config{Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1500, Addresses: prefixes("10.8.0.2/24")})
 	h.restart()
-	if err := h.Sweep(t.Context()); err != nil {
+	if err := h.Sweep(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	links := h.kernel.State().Links
@@ -256,14 +290,14 @@ func TestAdopt(t *testing.T) {
 	h := newHost(false)
 	h.apply(t, c)
 	h.restart()
-	if err := h.Adopt(t.Context()); err != nil {
+	if err := h.Adopt(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	before := h.String()
 	h.failures.At()
 	h.apply(t, c)
-	if before != h.String() || h.failures.Done() != 1 {
-		t.Errorf("taking over needed %d operations, want the DNS alone", h.failures.Done())
+	if before != h.String() || h.failures.Done() != 2 {
+		t.Errorf("taking over needed %d operations, want the firewall and the DNS alone", h.failures.Done())
 	}
 	h.apply(t, routing.Config{})
 	s := h.kernel.State()

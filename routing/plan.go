@@ -19,10 +19,13 @@ type family struct {
 	blocked   bool // none of it leaves this host
 }
 
-// Plan says which State carries out c on a host with these facts. It is pure.
-// The inactive Config gives the empty State.
-func Plan(c Config, f Facts) State {
-	if !c.Active() {
+// Plan says which State carries out c, and the lockdown, on a host with these
+// facts. It is pure. The inactive Config without lockdown gives the empty State.
+func Plan(c Config, lockdown bool, f Facts) State {
+	switch {
+	case !c.Active() && lockdown:
+		return State{Firewall: c.filter(lockdown, f, State{})}
+	case !c.Active():
 		return State{}
 	}
 	s := State{
@@ -48,6 +51,12 @@ func Plan(c Config, f Facts) State {
 		}
 		s.Rules = append(s.Rules, ourRule(fam.v6, table))
 	}
+	for _, u := range f.Strict {
+		if !u.Marked {
+			s.Marked = append(s.Marked, MarkedLink{Link: u.Link})
+		}
+	}
+	s.Firewall = c.filter(lockdown, f, s)
 	if len(c.DNS.Servers) > 0 {
 		s.DNS = &Resolution{Link: c.Link, DNS: c.DNS.clone(), Full: v4.full || v6.full}
 	}

@@ -53,7 +53,7 @@ func plan(c routing.Config, subnets ...routing.Subnet) routing.State {
 	if c.MTU == 0 {
 		c.MTU = 1500
 	}
-	return routing.Plan(c, routing.Facts{IPv6: true, LinkIPv6: true, Subnets: subnets})
+	return routing.Plan(c, false, routing.Facts{IPv6: true, LinkIPv6: true, Subnets: subnets})
 }
 
 func TestPlanRoutes(t *testing.T) {
@@ -214,7 +214,8 @@ func TestPlanTheRest(t *testing.T) {
 			{Priority: 4650, Table: 0x56500000, Mark: 0x56000000, Mask: 0xfe000000, Invert: true},
 			{IPv6: true, Priority: 4650, Table: 0x56500000, Mark: 0x56000000, Mask: 0xfe000000, Invert: true},
 		},
-		DNS: &routing.Resolution{Link: routing.Link{Name: "vpn0", Index: 7}, DNS: c.DNS},
+		Firewall: &routing.Filter{Tunnels: []routing.TunnelEnd{{Link: 7, Addresses: addrs("10.8.0.2", "10.9.0.2", "fd00::2")}}},
+		DNS:      &routing.Resolution{Link: routing.Link{Name: "vpn0", Index: 7}, DNS: c.DNS},
 	}
 	s.Routes = nil
 	if diff := cmp.Diff(want, s, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
@@ -235,12 +236,12 @@ func TestPlanWithoutIPv6(t *testing.T) {
 		Link: routing.Link{Index: 7}, MTU: 1500,
 		Addresses: prefixes("10.8.0.2/24", "fd00::2/64"), Include: prefixes("0.0.0.0/0", "::/0"),
 	}
-	none := routing.Plan(c, routing.Facts{})
+	none := routing.Plan(c, false, routing.Facts{})
 	if got := text(none); got != "tunnel 0.0.0.0/0 +" || len(none.Rules) != 1 || len(none.Addresses) != 1 {
 		t.Errorf("on a host without IPv6: %s, %v, %v", got, none.Rules, none.Addresses)
 	}
 	// Where only the link cannot have it, the host's other links still can.
-	off := routing.Plan(c, routing.Facts{IPv6: true})
+	off := routing.Plan(c, false, routing.Facts{IPv6: true})
 	if got := text(off); got != "tunnel 0.0.0.0/0 +\nunreachable ::/0\nthrow fe80::/10" || len(off.Addresses) != 1 {
 		t.Errorf("on a link without IPv6: %s, %v", got, off.Addresses)
 	}
@@ -323,7 +324,7 @@ func BenchmarkPlan(b *testing.B) {
 				c.Exclude = append(c.Exclude, p)
 			}
 			for b.Loop() {
-				routing.Plan(c, routing.Facts{IPv6: true, LinkIPv6: true})
+				routing.Plan(c, false, routing.Facts{IPv6: true, LinkIPv6: true})
 			}
 		})
 	}

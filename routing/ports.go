@@ -18,11 +18,12 @@ type Kernel interface {
 
 	// List returns what of this host carries our marks, by whomever it was
 	// put there: links by their alias, with all their addresses, and routes
-	// and rules by Protocol within our tables and priorities. DNS is not
-	// looked at.
+	// and rules by Protocol within our tables and priorities. Marked links
+	// carry no mark, and firewall and DNS are others' to look at.
 	List(ctx context.Context) (State, error)
 
-	// Facts tells what a plan for the link with that index depends on.
+	// Facts tells what a plan for the link with that index depends on; for 0,
+	// what one without a link does.
 	Facts(ctx context.Context, link int) (Facts, error)
 }
 
@@ -42,6 +43,7 @@ const (
 	Put Verb = iota + 1
 
 	// Delete removes it. What is gone already, or whose link is, is a success.
+	// (So is Put of a MarkedLink that is gone.)
 	Delete
 
 	// Restore is Put of a link's earlier state. A link that is gone is a
@@ -60,6 +62,18 @@ type Facts struct {
 
 	// Subnets that are connected to interfaces other than tunnels.
 	Subnets []Subnet
+
+	// Strict are the links that lead off this host, and by which an IPv4
+	// packet is let in only if an answer to it would leave there (rp_filter 1).
+	Strict []StrictLink
+}
+
+// StrictLink is one of them.
+type StrictLink struct {
+	Link int
+
+	// Marked: the mark of the packet counts for that (src_valid_mark).
+	Marked bool
 }
 
 // Subnet is one network that is connected to an interface.
@@ -71,6 +85,20 @@ type Subnet struct {
 	// virtual machines. It has no physical port, is no tunnel and is not the
 	// interface of a default route: that one is an uplink, whatever its kind.
 	Virtual bool
+}
+
+// Firewall is the host's packet filter as far as it is ours. Methods may be
+// called concurrently.
+type Firewall interface {
+	// Set makes f the filter, in place of the one before, with no instant in
+	// which neither holds. nil leaves nothing of ours. With an error either
+	// holds.
+	Set(ctx context.Context, f *Filter) error
+
+	// Find tells what there is of ours, nil where there is nothing. What
+	// another process set, or touched, is Unsure; whether it is a lockdown, and
+	// which links are marked, is told in any case.
+	Find(ctx context.Context) (*Filter, error)
 }
 
 // Resolver is the host's DNS. Methods may be called concurrently.

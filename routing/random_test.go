@@ -79,5 +79,10 @@ func randomFacts(r *rand.Rand) routing.Facts {
 		p, _ := randomAddr(r, v6).Prefix([]int{16, 24}[r.IntN(2)])
 		f.Subnets = append(f.Subnets, routing.Subnet{Prefix: p, Link: 3, Virtual: r.IntN(2) == 0})
 	}
+	for link := 4; link < 6; link++ {
+		if r.IntN(2) == 0 {
+			f.Strict = append(f.Strict, routing.StrictLink{Link: link, Marked: r.IntN(3) == 0})
+		}
+	}
 	return f
 }

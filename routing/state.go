@@ -20,12 +20,17 @@ type State struct {
 	// Rules in the order in which they were or are to be added.
 	Rules []Rule
 
+	Marked []MarkedLink
+
+	// Firewall is nil where nothing of the host's packet filter is ours.
+	Firewall *Filter
+
 	// DNS is nil where the host's DNS is left alone.
 	DNS *Resolution
 }
 
 // Object is a part of the state that the kernel keeps: a LinkState, Address,
-// Route or Rule.
+// Route, Rule or MarkedLink.
 type Object interface{ object() }
 
 // LinkState is what we set of a link.
@@ -105,6 +110,12 @@ type Rule struct {
 	Invert     bool // matches what has not the mark
 }
 
+// MarkedLink is one that leads off this host and on which the kernel shall look at the mark of an IPv4
+// packet when it asks whether an answer would leave by the same link
+// (src_valid_mark), and did not by itself. Without it a strict rp_filter drops
+// what comes in for protected sockets and inbound connections.
+type MarkedLink struct{ Link int }
+
 // Resolution is what the host's DNS shall be.
 type Resolution struct {
 	Link Link
@@ -115,14 +126,16 @@ type Resolution struct {
 	Full bool
 }
 
-func (LinkState) object() {}
-func (Address) object()   {}
-func (Route) object()     {}
-func (Rule) object()      {}
+func (LinkState) object()  {}
+func (Address) object()    {}
+func (Route) object()      {}
+func (Rule) object()       {}
+func (MarkedLink) object() {}
 
 // Empty says whether nothing of ours is left.
 func (s State) Empty() bool {
-	return len(s.Links) == 0 && len(s.Addresses) == 0 && len(s.Routes) == 0 && len(s.Rules) == 0 && s.DNS == nil
+	return len(s.Links) == 0 && len(s.Addresses) == 0 && len(s.Routes) == 0 && len(s.Rules) == 0 &&
+		len(s.Marked) == 0 && s.Firewall == nil && s.DNS == nil
 }
 
 // Clone shares nothing with s that is ever written to.
@@ -132,6 +145,8 @@ func (s State) Clone() State {
 		Addresses: slices.Clone(s.Addresses),
 		Routes:    maps.Clone(s.Routes),
 		Rules:     slices.Clone(s.Rules),
+		Marked:    slices.Clone(s.Marked),
+		Firewall:  s.Firewall,
 		DNS:       s.DNS,
 	}
 }
@@ -157,6 +172,10 @@ func (s *State) put(o Object) {
 		if !slices.Contains(s.Rules, o) {
 			s.Rules = append(s.Rules, o)
 		}
+	case MarkedLink:
+		if !slices.Contains(s.Marked, o) {
+			s.Marked = append(s.Marked, o)
+		}
 	}
 }
 
@@ -170,6 +189,8 @@ func (s *State) remove(o Object) {
 		delete(s.Routes, o.RouteKey)
 	case Rule:
 		s.Rules = slices.DeleteFunc(s.Rules, func(r Rule) bool { return r == o })
+	case MarkedLink:
+		s.Marked = slices.DeleteFunc(s.Marked, func(m MarkedLink) bool { return m == o })
 	}
 }
 

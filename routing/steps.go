@@ -13,12 +13,20 @@ type step struct {
 
 	// resolve: instead, the DNS is made what is wanted.
 	resolve bool
+
+	// filters: instead, the firewall is made filter.
+	filters bool
+	filter  *Filter
 }
 
 // steps is the way from have to want. What is added comes before what is
 // removed, a table's routes before the rule that asks it, and the rule goes
 // before the routes: the end is one instant for all traffic. early makes the
 // DNS before a link goes up.
+//
+// The firewall is the first and the last step: in between it drops what the old
+// one or the new one drops, so that an address is protected before it is there
+// and until it is gone, and a lockdown has no gap.
 //
 // An MTU grows first and shrinks last: below 1280 the kernel takes all IPv6
 // off the link, so nothing of IPv6 may still be wanted there then.
@@ -36,18 +44,27 @@ func steps(have, want State, early bool) []step {
 		}
 	}
 
+	between := both(have.Firewall, want.Firewall)
+	if !between.equal(have.Firewall) {
+		list = append(list, step{filters: true, filter: between})
+	}
+	add(objectOps(Put, want.Marked, have.Marked)...)
 	add(prepareLinks(have, want)...)
 	add(newAddresses(have, want)...)
 	up := raiseLinks(have, want)
 	resolve(early && len(up) > 0)
 	add(up...)
 	add(newRoutes(have, want)...)
-	add(ruleOps(Put, want.Rules, have.Rules)...)
+	add(objectOps(Put, want.Rules, have.Rules)...)
 	resolve(true)
-	add(ruleOps(Delete, have.Rules, want.Rules)...)
+	add(objectOps(Delete, have.Rules, want.Rules)...)
 	add(oldRoutes(have, want)...)
 	add(oldAddresses(have, want)...)
 	add(settleLinks(have, want)...)
+	add(objectOps(Delete, have.Marked, want.Marked)...)
+	if !want.Firewall.equal(between) {
+		list = append(list, step{filters: true, filter: want.Firewall})
+	}
 	return list
 }
 
@@ -145,12 +162,15 @@ func oldAddresses(have, want State) [][]Op {
 	return groups
 }
 
-// ruleOps does verb to the rules that are in one list and not in the other.
-func ruleOps(verb Verb, in, notIn []Rule) [][]Op {
+// objectOps does verb to the objects that are in one list and not in the other.
+func objectOps[T interface {
+	comparable
+	Object
+}](verb Verb, in, notIn []T) [][]Op {
 	var groups [][]Op
-	for _, r := range in {
-		if !slices.Contains(notIn, r) {
-			groups = append(groups, []Op{{verb, r}})
+	for _, o := range in {
+		if !slices.Contains(notIn, o) {
+			groups = append(groups, []Op{{verb, o}})
 		}
 	}
 	return groups

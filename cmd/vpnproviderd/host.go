@@ -23,16 +23,18 @@ import (
 	"github.com/vpnprovider/vpnproviderd/driver/params"
 	"github.com/vpnprovider/vpnproviderd/routing"
 	"github.com/vpnprovider/vpnproviderd/routing/dns"
+	"github.com/vpnprovider/vpnproviderd/routing/nft"
 	"github.com/vpnprovider/vpnproviderd/routing/rtnl"
 	"github.com/vpnprovider/vpnproviderd/tun"
 )
 
 // host is the network of the host, and what an earlier run left of ours.
 type host struct {
-	kernel  *rtnl.Kernel
-	dns     *dns.Resolver
-	network *routing.Network
-	lock    *os.File
+	kernel   *rtnl.Kernel
+	firewall *nft.Firewall
+	dns      *dns.Resolver
+	network  *routing.Network
+	lock     *os.File
 }
 
 // openHost makes the folders, makes sure that no other daemon is at work on
@@ -51,30 +53,38 @@ func openHost(ctx context.Context, opts options, log *slog.Logger) (*host, error
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
+	firewall, err := nft.New()
+	if err != nil {
+		kernel.Close()
+		return nil, errors.Join(err, lock.Close())
+	}
+	h := &host{kernel: kernel, firewall: firewall, lock: lock}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	resolver, err := dns.New(ctx, dns.Options{
+	if h.dns, err = dns.New(ctx, dns.Options{
 		Backend: dns.Backend(opts.resolver), Bus: opts.bus, ResolvConf: opts.resolvConf, StateDir: opts.stateDir,
 		Links: func(ctx context.Context) ([]int, error) {
 			found, err := kernel.List(ctx)
 			return slices.Collect(maps.Keys(found.Links)), err
 		},
 		Log: log,
-	})
-	if err != nil {
-		kernel.Close()
-		return nil, errors.Join(err, lock.Close())
+	}); err != nil {
+		return nil, errors.Join(err, h.close())
 	}
-	h := &host{kernel: kernel, lock: lock, dns: resolver, network: routing.New(kernel, resolver, log)}
-	if err := h.network.Sweep(ctx); err != nil {
+	h.network = routing.New(kernel, firewall, h.dns, log)
+	if err := h.network.Sweep(ctx, false); err != nil {
 		return nil, errors.Join(err, h.close())
 	}
 	return h, nil
 }
 
 func (h *host) close() error {
+	var err error
+	if h.dns != nil {
+		err = h.dns.Close()
+	}
 	h.kernel.Close()
-	return errors.Join(h.dns.Close(), h.lock.Close())
+	return errors.Join(err, h.firewall.Close(), h.lock.Close())
 }
 
 // Facts is driver.Host.

@@ -1,4 +1,4 @@
-// Package routingtest has a kernel and a resolver in memory for tests of
+// Package routingtest has a kernel, a firewall and a resolver in memory for tests of
 // package routing and of its users. They can fail at any operation.
 package routingtest
 
@@ -18,8 +18,8 @@ import (
 // ErrInjected is the error of an operation that was told to fail.
 var ErrInjected = errors.New("injected failure")
 
-// Failures decides which operations fail. One may be shared by a Kernel and a
-// Resolver, which then count together. The zero value lets all succeed.
+// Failures decides which operations fail. One may be shared by a Kernel, a
+// Firewall and a Resolver, which then count together. The zero value lets all succeed.
 type Failures struct {
 	mu   sync.Mutex
 	done int
@@ -137,6 +137,9 @@ func (k *Kernel) String() string {
 		routes = append(routes, fmt.Sprintf("route %+v", r))
 	}
 	slices.Sort(routes)
+	for _, m := range s.Marked {
+		routes = append(routes, fmt.Sprintf("marked %d", m.Link))
+	}
 	return strings.Join(append(lines, routes...), "\n")
 }
 
@@ -219,6 +222,11 @@ func (k *Kernel) put(op routing.Op) error {
 		if !slices.Contains(k.state.Rules, o) {
 			k.state.Rules = append(k.state.Rules, o)
 		}
+	case routing.MarkedLink:
+		if !slices.Contains(k.state.Marked, o) {
+			k.state.Marked = append(k.state.Marked, o)
+			slices.SortFunc(k.state.Marked, func(a, b routing.MarkedLink) int { return a.Link - b.Link })
+		}
 	}
 	return nil
 }
@@ -267,6 +275,8 @@ func (k *Kernel) delete(o routing.Object) {
 		delete(k.state.Routes, o.RouteKey)
 	case routing.Rule:
 		k.state.Rules = slices.DeleteFunc(k.state.Rules, func(r routing.Rule) bool { return r == o })
+	case routing.MarkedLink:
+		k.state.Marked = slices.DeleteFunc(k.state.Marked, func(m routing.MarkedLink) bool { return m == o })
 	}
 }
 
@@ -275,6 +285,7 @@ func (k *Kernel) List(context.Context) (routing.State, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := k.state.Clone()
+	s.Marked = nil
 	maps.DeleteFunc(s.Links, func(_ int, l routing.LinkState) bool { return l.Alias != routing.Alias })
 	s.Addresses = slices.DeleteFunc(s.Addresses, func(a routing.Address) bool {
 		_, ours := s.Links[a.Link]
@@ -288,11 +299,15 @@ func (k *Kernel) Facts(_ context.Context, link int) (routing.Facts, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	l, ok := k.state.Links[link]
-	if !ok {
+	if link != 0 && !ok {
 		return routing.Facts{}, fmt.Errorf("link %d: no such device", link)
 	}
 	f := k.facts
-	f.Link, f.Subnets = l, slices.Clone(f.Subnets)
+	f.Link, f.Subnets, f.Strict = l, slices.Clone(f.Subnets), slices.Clone(f.Strict)
+	for i := range f.Strict {
+		ours := routing.MarkedLink{Link: f.Strict[i].Link}
+		f.Strict[i].Marked = f.Strict[i].Marked || slices.Contains(k.state.Marked, ours)
+	}
 	return f, nil
 }
 

@@ -3,6 +3,7 @@ package rtnl
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -131,17 +132,19 @@ func gateway(gw net.IP, via netlink.Destination) netip.Addr {
 // Facts implements routing.Kernel.
 func (k *Kernel) Facts(ctx context.Context, index int) (routing.Facts, error) {
 	var f routing.Facts
-	link, err := k.conn.link(index)
-	if err != nil {
-		return f, fmt.Errorf("cannot look at link %d: %w", index, err)
-	}
 	lo, err := k.conn.link(loopback)
 	if err != nil {
 		return f, fmt.Errorf("cannot look at the loopback: %w", err)
 	}
-	f.Link = link.LinkState
 	f.IPv6 = lo.AddrGen != routing.AddrGenNoIPv6
-	f.LinkIPv6 = f.IPv6 && !link.ipv6Disabled
+	if index != 0 {
+		link, linkErr := k.conn.link(index)
+		if linkErr != nil {
+			return f, fmt.Errorf("cannot look at link %d: %w", index, linkErr)
+		}
+		f.Link = link.LinkState
+		f.LinkIPv6 = f.IPv6 && !link.ipv6Disabled
+	}
 	links, err := dump(ctx, k.handle.LinkList)
 	if err != nil {
 		return f, fmt.Errorf("cannot list links: %w", err)
@@ -154,8 +157,37 @@ func (k *Kernel) Facts(ctx context.Context, index int) (routing.Facts, error) {
 	if err != nil {
 		return f, err
 	}
-	f.Subnets = subnets(classify(links, hops), addrs, index)
-	return f, nil
+	places := classify(links, hops)
+	f.Subnets = subnets(places, addrs, index)
+	f.Strict, err = k.strictLinks(places)
+	return f, err
+}
+
+// strictLinks are those that lead off this host and are strict about the way
+// back, by index.
+func (k *Kernel) strictLinks(places map[int]place) ([]routing.StrictLink, error) {
+	const strict = 1
+	all, err := k.conn.rpFilterOfAll()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read rp_filter: %w", err)
+	}
+	var list []routing.StrictLink
+	for _, index := range slices.Sorted(maps.Keys(places)) {
+		if places[index] != physical {
+			continue
+		}
+		link, err := k.conn.link(index)
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot look at link %d: %w", index, err)
+		}
+		if max(all, link.rpFilter) == strict {
+			list = append(list, routing.StrictLink{Link: index, Marked: link.srcValidMark})
+		}
+	}
+	return list, nil
 }
 
 // subnets are the connected networks of the links that have a place.

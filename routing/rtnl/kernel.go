@@ -121,6 +121,8 @@ func describe(op routing.Op) string {
 		return fmt.Sprintf("%s route %s in table %#x", verb, o.Dst, o.Table)
 	case routing.Rule:
 		return fmt.Sprintf("%s rule for table %#x", verb, o.Table)
+	case routing.MarkedLink:
+		return fmt.Sprintf("%s src_valid_mark of link %d", verb, o.Link)
 	}
 	return verb
 }
@@ -134,6 +136,10 @@ func (k *Kernel) execute(op routing.Op) error {
 		err = k.address(op.Verb, o)
 	case routing.Rule:
 		err = k.rule(op.Verb, o)
+	case routing.MarkedLink:
+		if err = k.conn.setSrcValidMark(o.Link, op.Verb == routing.Put); gone(err) {
+			return nil
+		}
 	}
 	if op.Verb != routing.Put && gone(err) {
 		return nil

@@ -130,9 +130,10 @@ func TestApplyFailsBackOnLinux(t *testing.T) {
 	n.openTUN("vpn1")
 	second := n.tun
 	n.openTUN("vpn0")
+	n.sysctl("ipv4/conf/up0/rp_filter", "1")
 	r := rand.New(rand.NewPCG(4, 2))
 	kernel := &faulty{Kernel: n.kernel}
-	network := routing.New(kernel, routingtest.NewResolver(&routingtest.Failures{}), discard())
+	network := routing.New(kernel, noFirewall(), routingtest.NewResolver(&routingtest.Failures{}), discard())
 	clean := n.dumpAll()
 	faults, updates := 0, 0
 	for range 200 {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/vpnprovider/vpnproviderd/routing"
 	"github.com/vpnprovider/vpnproviderd/routing/resolvconf"
+	"github.com/vpnprovider/vpnproviderd/routing/routingtest"
 )
 
 // The topology of these tests, in namespaces of their own:
@@ -321,10 +322,27 @@ func (n *net2) stream(dst ...string) (stop func() (sent, refused int)) {
 	}
 }
 
-// network serves the kernel with no DNS.
-func (n *net2) network() *routing.Network {
-	return routing.New(n.kernel, resolvconf.None{}, discard())
+// sysctl sets one of the namespace: below /proc/sys/net it is the thread's, so
+// this refuses any other thread than the test's own.
+func (n *net2) sysctl(name, value string) {
+	n.t.Helper()
+	here := must(netns.Get())(n.t)
+	defer here.Close()
+	if !here.Equal(n.self) {
+		n.t.Fatalf("%s would be set in another namespace", name)
+	}
+	n.must(os.WriteFile("/proc/sys/net/"+name, []byte(value), 0))
 }
+
+// network serves the kernel with no firewall and no DNS.
+func (n *net2) network() *routing.Network {
+	return routing.New(n.kernel, noFirewall(), resolvconf.None{}, discard())
+}
+
+// noFirewall is one in memory: package nft tests the real one.
+func noFirewall() routing.Firewall { return routingtest.NewFirewall(&routingtest.Failures{}) }
+
+func noDNS() routing.Resolver { return resolvconf.None{} }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 

@@ -62,8 +62,8 @@ func TestWaysOfAFullTunnel(t *testing.T) {
 		"203.0.113.1": noRouteTo, "198.51.100.129": noRouteTo, "198.51.100.1": "clear",
 		"2001:db8:8::1": noRouteTo, "2001:db8:9::1": "clear",
 	})
-	next := routing.New(n.kernel, resolvconf.None{}, discard())
-	n.must(next.Sweep(t.Context()))
+	next := routing.New(n.kernel, noFirewall(), resolvconf.None{}, discard())
+	n.must(next.Sweep(t.Context(), false))
 	n.expect(clear, map[string]string{"203.0.113.1": "clear", "198.51.100.129": "clear", "2001:db8:8::1": "clear"})
 	s, err := n.kernel.List(t.Context())
 	if n.must(err); !s.Empty() {
@@ -300,7 +300,7 @@ func TestSweepLinks(t *testing.T) {
 		n.must(netlink.LinkAdd(tt))
 	}
 	n.must(netlink.LinkSetAlias(n.link("vpn1"), routing.Alias))
-	n.must(n.network().Sweep(t.Context()))
+	n.must(n.network().Sweep(t.Context(), false))
 	if _, err := netlink.LinkByName("vpn1"); err == nil {
 		t.Error("vpn1 is left")
 	}
@@ -315,8 +315,7 @@ func TestIPv6DisabledOnLink(t *testing.T) {
 	n := enter(t)
 	n.openTUN("vpn0")
 	clear := n.sniff("r0")
-	// The thread's own namespace is meant.
-	n.must(os.WriteFile("/proc/sys/net/ipv6/conf/vpn0/disable_ipv6", []byte("1"), 0))
+	n.sysctl("ipv6/conf/vpn0/disable_ipv6", "1")
 	before := n.dumpAll()
 	network := n.network()
 	n.must(network.Apply(t.Context(), n.config("0.0.0.0/0", "::/0")))
