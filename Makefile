@@ -22,10 +22,10 @@ clients = $(addprefix $(BIN)/,$(filter-out vpnproviderd,$(notdir $(wildcard cmd/
 tool    = $(GO) tool -modfile=test/tools/go.mod
 
 .DEFAULT_GOAL := build
-.PHONY: help build deps test lint fmt fuzz demo install deb rpm dist clean
+.PHONY: help build deps test lint fmt fuzz bench bench-quick demo install deb rpm dist clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z -]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 build: ## all programs, into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/...
@@ -52,6 +52,15 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
 		done; \
 	done
+
+# One session of measurements: docs/performance.md tells the method.
+session = CI=1 $(GO) test -run '^$$' -bench '^BenchmarkSession$$' -benchtime 1x -timeout 2h ./test/bench -out=$(abspath $(BIN))/bench
+
+bench: deps ## measure speed and write the tables of docs/performance.md (as root, 15 minutes)
+	$(session) -doc=$(abspath docs/performance.md)
+
+bench-quick: deps ## a look at the same in less than 2 minutes, into bin/bench
+	$(session) -quick
 
 demo: deps build ## the main job, shown in network namespaces (as root)
 	@test/demo/run
