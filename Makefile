@@ -76,6 +76,7 @@ install: build ## below DESTDIR and PREFIX (/usr)
 	for unit in systemd/*.service; do \
 		sed 's#/usr/sbin/vpnproviderd#$(PREFIX)/sbin/vpnproviderd#g' $$unit >$(root)/lib/systemd/system/$${unit##*/} || exit; \
 	done
+	install -Dm644 -t $(root)/lib/systemd/user systemd/user/vpnctl-agent.service
 	install -Dm644 systemd/vpnprovider.sysusers.conf $(root)/lib/sysusers.d/vpnprovider.conf
 	install -Dm644 systemd/vpnprovider.tmpfiles.conf $(root)/lib/tmpfiles.d/vpnprovider.conf
 	install -Dm644 -t $(root)/share/dbus-1/system.d dbus-policy/org.vpnprovider1.conf
