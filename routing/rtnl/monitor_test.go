@@ -175,7 +175,7 @@ func TestNewKernelLeaksNothing(t *testing.T) {
 	for range 20 {
 		must(NewKernel())(t).Close()
 	}
-	if after := descriptors(t); after != before {
+	if after := descriptors(t); after > before {
 		t.Errorf("%d descriptors, before %d", after, before)
 	}
 }
