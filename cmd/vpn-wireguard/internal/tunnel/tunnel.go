@@ -25,6 +25,12 @@ type Log struct {
 	Debug func(format string, args ...any) // what only wireguard-go's makers read
 }
 
+// EndError says that the daemon ended the session, and why. User interfaces
+// show that, too.
+type EndError string
+
+func (e EndError) Error() string { return "the session ended: " + string(e) }
+
 // Tunnel is a session with wireguard-go on it.
 type Tunnel struct {
 	session *client.Session
@@ -66,8 +72,8 @@ func Open(ctx context.Context, s *client.Session, c wgconf.Config, log Log) (*Tu
 }
 
 // Run connects, follows the physical network, and returns when the session has
-// ended; when ctx is done, it ends the session. The error says why it ended,
-// and is nil if the user wanted it.
+// ended; when ctx is done, it ends the session. The error says why it ended:
+// an EndError, or what failed here. It is nil if the user wanted it.
 func (t *Tunnel) Run(ctx context.Context) error {
 	defer t.wg.Close()
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -120,7 +126,7 @@ func (r *run) message(ctx context.Context, m client.Message) {
 	switch m.Kind {
 	case client.MessageDisconnected:
 		if r.failure == nil && m.Error != "" {
-			r.failure = fmt.Errorf("the session ended: %s", m.Error)
+			r.failure = EndError(m.Error)
 		}
 	case client.MessageError:
 		r.log.Say("%s", m.Error)

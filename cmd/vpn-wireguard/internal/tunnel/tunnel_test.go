@@ -93,9 +93,9 @@ func (l *lab) await(what string, holds func() bool) {
 	}
 }
 
-func (l *lab) awaitState(want client.State) {
+func (l *lab) awaitConnected() {
 	l.t.Helper()
-	l.await("the state is "+string(want), func() bool { return l.state() == want })
+	l.await("the state is connected", func() bool { return l.state() == client.StateConnected })
 }
 
 func (l *lab) state() client.State {
@@ -250,7 +250,7 @@ func (l *lab) pass(r *running) {
 func TestConnect(t *testing.T) {
 	l := newLab(t)
 	r := l.start("localhost:"+l.server.port(), "PersistentKeepalive = 25")
-	l.awaitState(client.StateConnected)
+	l.awaitConnected()
 	l.pass(r)
 	p := l.service.Parameters(r.session.Path())
 	for key, want := range map[string]string{
@@ -310,7 +310,7 @@ func TestServerThatComesLater(t *testing.T) {
 	if err := l.server.wg.IpcSet("listen_port=" + port); err != nil {
 		t.Fatal(err)
 	}
-	l.awaitState(client.StateConnected)
+	l.awaitConnected()
 	l.pass(r)
 }
 
@@ -327,15 +327,17 @@ func TestNameThatIsNotFound(t *testing.T) {
 func TestPeersWithoutEndpoint(t *testing.T) {
 	l := newLab(t)
 	l.start("")
-	l.awaitState(client.StateConnected)
+	l.awaitConnected()
 }
 
 func TestNetworkChanges(t *testing.T) {
 	l := newLab(t)
 	r := l.start("127.0.0.1:" + l.server.port())
-	l.awaitState(client.StateConnected)
+	l.awaitConnected()
 	for _, messages := range [][]string{
-		{wire.MessageLinkChanged}, {wire.MessageLinkDown, wire.MessageLinkUp}, {wire.MessageResume},
+		{wire.MessageLinkChanged},
+		{wire.MessageLinkDown, wire.MessageLinkUp},
+		{wire.MessageResume},
 		{wire.MessageLinkChanged, wire.MessageLinkChanged, wire.MessageLinkDown, wire.MessageLinkUp},
 		{"unknown", wire.MessageResume},
 	} {
@@ -344,7 +346,7 @@ func TestNetworkChanges(t *testing.T) {
 		for _, m := range messages {
 			l.service.Message(r.session.Path(), m, "")
 		}
-		l.awaitState(client.StateConnected)
+		l.awaitConnected()
 		if n := len(l.service.Protected()); n <= before {
 			t.Errorf("%v: no new sockets", messages)
 		}
@@ -359,7 +361,7 @@ func TestNetworkChanges(t *testing.T) {
 func TestNetworkStaysAway(t *testing.T) {
 	l := newLab(t)
 	r := l.start("127.0.0.1:" + l.server.port())
-	l.awaitState(client.StateConnected)
+	l.awaitConnected()
 	l.service.SetState(l.config.Path(), wire.StateReconnecting)
 	l.service.Message(r.session.Path(), wire.MessageLinkDown, "")
 	l.service.Message(r.session.Path(), wire.MessageSuspend, "")
@@ -388,7 +390,7 @@ func TestRefusedParameters(t *testing.T) {
 func TestPortInUse(t *testing.T) {
 	l := newLab(t)
 	r := l.start("127.0.0.1:"+l.server.port(), "[Peer]", "PublicKey = 0F9CZ7yQNz0HiyJOy24ruBNHbMkbpPsjpUUxe7UGHk8=")
-	l.awaitState(client.StateConnected)
+	l.awaitConnected()
 	taken := r.Status().ListenPort
 	r.stop()
 	if err := r.wait(t); err != nil {
@@ -426,7 +428,7 @@ func TestPortInUse(t *testing.T) {
 func TestDaemonRestarts(t *testing.T) {
 	l := newLab(t)
 	r := l.start("127.0.0.1:" + l.server.port())
-	l.awaitState(client.StateConnected)
+	l.awaitConnected()
 	before := len(l.service.Protected())
 	l.service.Message(r.session.Path(), wire.MessageLinkChanged, "")
 	l.service.Stop()
@@ -468,7 +470,7 @@ AllowedIPs = 10.0.0.0/8, fe80::/64, ::/0
 func TestStale(t *testing.T) {
 	l := newLab(t)
 	r := l.start("localhost:" + l.server.port())
-	l.awaitState(client.StateConnected)
+	l.awaitConnected()
 	l.pass(r)
 	r.stop()
 	if err := r.wait(t); err != nil {

@@ -1,0 +1,27 @@
+// Command vpn-wireguard is a WireGuard client without root: wireguard-go on the
+// tunnels of vpnproviderd, with the configuration files of wg-quick(8).
+//
+// It exits with 0 when all went well, and else with
+//
+//	1    another failure
+//	2    wrong use: an unknown command or flag
+//	4    connecting failed
+//	5    disconnecting failed
+//	8    the daemon, or the bus, is not running
+//	10   there is no such configuration
+//	130  interrupted
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	// A second Ctrl-C ends the program whatever it does.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
