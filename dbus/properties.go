@@ -70,7 +70,7 @@ type healthEntry struct{ Code, Severity, Text string }
 // features are the parts of the contract that this version has, beyond what
 // every version has.
 func features() []string {
-	return []string{"packet", "attach", "protect-socket", "uplink", "sleep", "activation", "ui-events"}
+	return []string{"packet", "offload", "attach", "protect-socket", "uplink", "sleep", "activation", "ui-events"}
 }
 
 func configProperties(c driver.ConfigInfo) properties {

@@ -316,7 +316,6 @@ func TestNotSupported(t *testing.T) {
 	p, config := b.provider()
 	var session godbus.ObjectPath
 	p.must(p.config(config, "Connect", dict{}), &session)
-	format := dict{"format": godbus.MakeVariant("offload")}
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -326,8 +325,6 @@ func TestNotSupported(t *testing.T) {
 	on := godbus.MakeVariant(true)
 	missing := map[string]*godbus.Call{
 		"CreatePacketToken": p.session(session, "CreatePacketToken", dict{}),
-		"offload":           p.session(session, "OpenPacketChannel", format),
-		"offload, attached": p.session(session, "AttachPacketChannel", godbus.UnixFD(w.Fd()), format),
 		"Update lockdown":   p.config(config, "Update", dict{"lockdown": on}),
 		"Unlock":            p.manager("Unlock", dict{}),
 		"Explain":           p.manager("Explain", "example.org", dict{}),
@@ -338,7 +335,7 @@ func TestNotSupported(t *testing.T) {
 	}
 	var features godbus.Variant
 	p.must(p.call(wire.RootPath, wire.PropertiesInterface+".Get", wire.ManagerInterface, "Features"), &features)
-	if diff := cmp.Diff([]string{"packet", "attach", "protect-socket", "uplink", "sleep", "activation", "ui-events"}, features.Value()); diff != "" {
+	if diff := cmp.Diff([]string{"packet", "offload", "attach", "protect-socket", "uplink", "sleep", "activation", "ui-events"}, features.Value()); diff != "" {
 		t.Errorf("Features: %s", diff)
 	}
 	var info dict

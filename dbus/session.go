@@ -58,40 +58,42 @@ func sendPacket(r *request) ([]any, error) {
 	return nil, r.manager.SendPacket(r.caller, r.session, packet)
 }
 
-// Of a channel in the packet format.
-const (
-	batch         = 128    // the largest useful number of messages a system call
-	longestPacket = 0xffff // bytes; an IP packet is not longer
-)
-
 // channelFormat reads the options of a channel.
-func channelFormat(o *options) error {
+func channelFormat(o *options) (driver.ChannelFormat, error) {
 	format, given := option[string](o, "format")
 	switch err := o.done(); {
 	case err != nil:
-		return err
+		return 0, err
 	case given && format == wire.FormatOffload:
-		return driver.Errorf(driver.KindNotSupported, "format %q is not supported by this version", format)
+		return driver.FormatOffload, nil
 	case given && format != wire.FormatPacket:
-		return driver.Errorf(driver.KindInvalidParameter, "format %q is unknown", format)
+		return 0, driver.Errorf(driver.KindInvalidParameter, "format %q is unknown", format)
 	}
-	return nil
+	return driver.FormatPacket, nil
 }
 
-func channelInfo(mtu uint32) dict {
+// channelInfo tells of a channel what a client needs to know: with batch, the
+// largest useful number of messages a system call, and maxMessage in bytes.
+func channelInfo(format driver.ChannelFormat, mtu uint32) dict {
+	name, batch, maxMessage := wire.FormatPacket, uint32(128), uint32(0xffff)
+	if format == driver.FormatOffload {
+		// A virtio-net header is before the packet, and few fit the socket.
+		name, batch, maxMessage = wire.FormatOffload, 16, 10+1<<16
+	}
 	return dict{
 		"mtu":        godbus.MakeVariant(mtu),
-		"format":     godbus.MakeVariant(wire.FormatPacket),
-		"batch":      godbus.MakeVariant(uint32(batch)),
-		"maxMessage": godbus.MakeVariant(uint32(longestPacket)),
+		"format":     godbus.MakeVariant(name),
+		"batch":      godbus.MakeVariant(batch),
+		"maxMessage": godbus.MakeVariant(maxMessage),
 	}
 }
 
 func openPacketChannel(r *request) ([]any, error) {
-	if err := channelFormat(r.options(0)); err != nil {
+	format, err := channelFormat(r.options(0))
+	if err != nil {
 		return nil, err
 	}
-	channel, mtu, err := r.manager.OpenChannel(r.caller, r.session)
+	channel, mtu, err := r.manager.OpenChannel(r.caller, r.session, format)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +102,7 @@ func openPacketChannel(r *request) ([]any, error) {
 	if err != nil {
 		return nil, driver.Errorf(driver.KindFailed, "cannot pass the channel: %v", err)
 	}
-	return []any{fd, channelInfo(mtu)}, nil
+	return []any{fd, channelInfo(format, mtu)}, nil
 }
 
 // duplicate gives a descriptor that the reply owns: a file could be closed
@@ -127,18 +129,19 @@ func duplicate(f *os.File) (godbus.UnixFD, error) {
 }
 
 func attachPacketChannel(r *request) ([]any, error) {
-	if err := channelFormat(r.options(1)); err != nil {
+	format, err := channelFormat(r.options(1))
+	if err != nil {
 		return nil, err
 	}
 	channel, err := r.take(r.body[0], "channel")
 	if err != nil {
 		return nil, err
 	}
-	mtu, err := r.manager.AttachChannel(r.caller, r.session, channel)
+	mtu, err := r.manager.AttachChannel(r.caller, r.session, channel, format)
 	if err != nil {
 		return nil, err
 	}
-	return []any{channelInfo(mtu)}, nil
+	return []any{channelInfo(format, mtu)}, nil
 }
 
 func protectSocket(r *request) ([]any, error) {

@@ -301,7 +301,7 @@ func TestSecondChannelInTime(t *testing.T) {
 		s := b.connect(b.work)
 		b.setParameters(s)
 		for range 3 {
-			ch, mtu, err := b.OpenChannel(provider, s)
+			ch, mtu, err := b.OpenChannel(provider, s, driver.FormatPacket)
 			if err != nil || mtu != 1500 {
 				t.Fatal(mtu, err)
 			}
@@ -491,11 +491,11 @@ func TestOwnership(t *testing.T) {
 			kind(t, b.Notify(tt.by, s, true), tt.want)
 			kind(t, b.Acknowledge(tt.by, s, "suspend"), tt.want)
 			kind(t, b.SendPacket(tt.by, s, []byte{1}), tt.want)
-			_, _, err = b.OpenChannel(tt.by, s)
+			_, _, err = b.OpenChannel(tt.by, s, driver.FormatOffload)
 			kind(t, err, tt.want)
 			kind(t, b.ProtectSocket(tt.by, s, os.Stdin), tt.want)
 			r, w, _ := os.Pipe()
-			_, err = b.AttachChannel(tt.by, s, w)
+			_, err = b.AttachChannel(tt.by, s, w, driver.FormatPacket)
 			kind(t, err, tt.want)
 			if _, err := w.Stat(); !errors.Is(err, os.ErrClosed) {
 				t.Error("AttachChannel left a refused descriptor open")

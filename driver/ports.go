@@ -35,7 +35,7 @@ type Opener interface {
 	Open(ctx context.Context, slot int, events TunnelEvents) (routing.Link, Tunnel, error)
 
 	// NewChannel makes a connected pair; the caller owns both ends.
-	NewChannel() (ours, theirs *os.File, err error)
+	NewChannel(format ChannelFormat) (ours, theirs *os.File, err error)
 
 	// CheckChannel says why f cannot be a channel.
 	CheckChannel(f *os.File) error
@@ -63,7 +63,7 @@ type Tunnel interface {
 
 	// Attach makes ch the channel, in place of an earlier one, which is
 	// closed. It owns ch from then on, also where it fails.
-	Attach(ch *os.File) error
+	Attach(ch *os.File, format ChannelFormat) error
 
 	// Send puts one packet into the TUN, through the same filter.
 	Send(packet []byte) error
@@ -73,6 +73,15 @@ type Tunnel interface {
 	// Close ends the channel and removes the TUN.
 	Close() error
 }
+
+// ChannelFormat is what the messages of a packet channel are.
+type ChannelFormat int
+
+// Formats.
+const (
+	FormatPacket  ChannelFormat = iota // a packet
+	FormatOffload                      // a virtio-net header with a packet or super-packet
+)
 
 // Traffic is what a tunnel lets through.
 type Traffic struct {

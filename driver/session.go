@@ -314,15 +314,15 @@ func (m *Manager) tunnel(by Caller, id SessionID, configured bool) (t Tunnel, er
 
 // OpenChannel gives the client's end of a new packet channel, which the
 // caller of this owns, and the MTU. An earlier channel is closed.
-func (m *Manager) OpenChannel(by Caller, id SessionID) (*os.File, uint32, error) {
+func (m *Manager) OpenChannel(by Caller, id SessionID, format ChannelFormat) (*os.File, uint32, error) {
 	if _, err := m.tunnel(by, id, false); err != nil {
 		return nil, 0, err
 	}
-	ours, theirs, err := m.opts.Opener.NewChannel()
+	ours, theirs, err := m.opts.Opener.NewChannel(format)
 	if err != nil {
 		return nil, 0, Errorf(KindFailed, "cannot make a packet channel: %v", err)
 	}
-	mtu, err := m.attach(by, id, ours)
+	mtu, err := m.attach(by, id, ours, format)
 	if err != nil {
 		return nil, 0, errors.Join(err, theirs.Close())
 	}
@@ -331,7 +331,7 @@ func (m *Manager) OpenChannel(by Caller, id SessionID) (*os.File, uint32, error)
 
 // AttachChannel makes the client's own socket the channel. It owns the file,
 // also where it fails.
-func (m *Manager) AttachChannel(by Caller, id SessionID, ch *os.File) (uint32, error) {
+func (m *Manager) AttachChannel(by Caller, id SessionID, ch *os.File, format ChannelFormat) (uint32, error) {
 	if _, err := m.tunnel(by, id, false); err != nil {
 		ch.Close()
 		return 0, err
@@ -340,14 +340,14 @@ func (m *Manager) AttachChannel(by Caller, id SessionID, ch *os.File) (uint32, e
 		ch.Close()
 		return 0, Errorf(KindInvalidParameter, "%v", err)
 	}
-	return m.attach(by, id, ch)
+	return m.attach(by, id, ch, format)
 }
 
-func (m *Manager) attach(by Caller, id SessionID, ch *os.File) (mtu uint32, err error) {
+func (m *Manager) attach(by Caller, id SessionID, ch *os.File, format ChannelFormat) (mtu uint32, err error) {
 	attached := false
 	err = m.owned(by, id, func(s *session) error {
 		attached = true
-		if err := s.tunnel.Attach(ch); err != nil {
+		if err := s.tunnel.Attach(ch, format); err != nil {
 			return Errorf(KindFailed, "cannot use the packet channel: %v", err)
 		}
 		s.channelOpened()

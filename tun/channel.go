@@ -10,17 +10,55 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Format is what the messages of a channel are.
+type Format int
+
+const (
+	// FormatPacket has packets for messages.
+	FormatPacket Format = iota
+
+	// FormatOffload has a virtio_net_hdr in each message and behind it a packet
+	// or super-packet, in all up to vnet.MaxMessage bytes. A client may send
+	// super-packets that the TUN does not take: they are split here.
+	FormatOffload
+)
+
+// offloadBuffer is the size in bytes of the send buffer of a channel of the
+// format FormatOffload. A socket that was full is written again only when three
+// quarters of it are free, so this must hold several of the longest messages.
+const offloadBuffer = 1 << 19
+
 // NewChannel makes a channel. Ours is for Tunnel.Attach, theirs for the
 // client; both are nonblocking and closed on exec. The caller owns both.
 //
-// The send buffers keep their default size: bigger ones are slower and add
-// delay.
-func NewChannel() (ours, theirs *os.File, err error) {
+// With FormatPacket the send buffers keep their default size: bigger ones are
+// slower and add delay.
+func NewChannel(format Format) (ours, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot make a channel: %w", os.NewSyscallError("socketpair", err))
 	}
-	return os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "client channel"), nil
+	ours, theirs = os.NewFile(uintptr(fds[0]), "channel"), os.NewFile(uintptr(fds[1]), "client channel")
+	if format == FormatOffload {
+		if err := errors.Join(enlarge(fds[0]), enlarge(fds[1])); err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("cannot make a channel: %w", err), ours.Close(), theirs.Close())
+		}
+	}
+	return ours, theirs, nil
+}
+
+// enlarge makes the send buffer of a socket large enough for super-packets.
+func enlarge(fd int) error {
+	size, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+	if err != nil || size >= offloadBuffer {
+		return os.NewSyscallError("getsockopt", err)
+	}
+	const half = offloadBuffer / 2 // the kernel doubles it
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, half) != nil {
+		// No privilege: as much as everybody may have.
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, half)
+	}
+	return os.NewSyscallError("setsockopt", err)
 }
 
 // CheckChannel tells whether f can serve as a channel: a connected AF_UNIX
@@ -73,8 +111,9 @@ func checkSocket(fd int) error {
 // channel is an attached channel. Its receiving goroutine takes it off the
 // tunnel when it finds the end of file, or the file closed.
 type channel struct {
-	file *os.File
-	raw  syscall.RawConn
+	file   *os.File
+	raw    syscall.RawConn
+	format Format
 
 	// failure is why the sending direction ended it, if that was first.
 	failure atomic.Pointer[error]
@@ -85,7 +124,7 @@ type channel struct {
 
 // newChannel takes f over and closes it. The channel has a duplicate that is
 // certain to be nonblocking and known to Go's poller, whatever f was.
-func newChannel(f *os.File) (*channel, error) {
+func newChannel(f *os.File, format Format) (*channel, error) {
 	defer f.Close()
 	if err := CheckChannel(f); err != nil {
 		return nil, err
@@ -103,6 +142,9 @@ func newChannel(f *os.File) (*channel, error) {
 			return
 		}
 		problem = os.NewSyscallError("fcntl", unix.SetNonblock(own, true))
+		if format == FormatOffload {
+			problem = errors.Join(problem, enlarge(own))
+		}
 		file = os.NewFile(uintptr(own), "channel")
 	})
 	if err = errors.Join(err, problem); err == nil {
@@ -114,7 +156,7 @@ func newChannel(f *os.File) (*channel, error) {
 		}
 		return nil, fmt.Errorf("cannot use the channel: %w", err)
 	}
-	return &channel{file: file, raw: raw, done: make(chan struct{})}, nil
+	return &channel{file: file, raw: raw, format: format, done: make(chan struct{})}, nil
 }
 
 // fail ends the channel because of err. What the client sent before is still

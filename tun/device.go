@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpnprovider/vpnproviderd/tun/vnet"
 )
 
 // TxQueueLen is the length in packets of the transmit queue that Open gives a
@@ -18,12 +20,13 @@ const TxQueueLen = 100
 
 // Device is a TUN device and the only descriptor of it: closing it removes
 // the interface with its addresses and routes. The descriptor is nonblocking,
-// closed on exec, and transfers one packet without any header per read and
-// write. All methods may be called at any time by any goroutine.
+// closed on exec, and transfers one packet or super-packet per read and write,
+// as Offload says. All methods may be called at any time by any goroutine.
 type Device struct {
-	file  *os.File
-	name  string
-	index int
+	file    *os.File
+	name    string
+	index   int
+	offload vnet.Offload
 }
 
 // Name returns the interface's name as it was at Open.
@@ -31,6 +34,10 @@ func (d *Device) Name() string { return d.name }
 
 // Index returns the interface's index, which never changes.
 func (d *Device) Index() int { return d.index }
+
+// Offload tells which super-packets the device takes. Unless it is
+// vnet.NoOffload, there is a virtio_net_hdr before each packet.
+func (d *Device) Offload() vnet.Offload { return d.offload }
 
 // SyscallConn gives access to the descriptor, in Go's poller.
 func (d *Device) SyscallConn() (syscall.RawConn, error) { return d.file.SyscallConn() }

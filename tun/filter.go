@@ -2,8 +2,11 @@ package tun
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"slices"
+
+	"github.com/vpnprovider/vpnproviderd/tun/vnet"
 )
 
 const (
@@ -11,17 +14,45 @@ const (
 	header6 = 40 // bytes of an IPv6 header
 )
 
+// messageFromClient judges a message that the client wants to put into the
+// TUN, and makes p of it. A nil filter refuses all.
+func (f *filter) messageFromClient(p *vnet.Packet, message []byte) reason {
+	if f == nil {
+		*p = vnet.Packet{}
+		return notConfigured
+	}
+	switch err := p.Check(message); {
+	case errors.Is(err, vnet.ErrChecksum):
+		return checksum
+	case err != nil:
+		return header
+	}
+	return f.fromClientUpTo(p.Longest(), p.Bytes())
+}
+
+// messageToClient judges a message of the TUN's, and makes p of it.
+func (f *filter) messageToClient(p *vnet.Packet, message []byte) reason {
+	if p.Parse(message) != nil {
+		return header
+	}
+	return f.toClientUpTo(p.Longest(), p.Bytes())
+}
+
 // fromClient judges a packet that the client wants to put into the TUN. A nil
 // filter refuses all.
 //
 // The checks come in the order of the reasons a client would want to know
 // about first: a packet that cannot be what it says, then where it goes, then
 // where it says it comes from, then what it carries.
-func (f *filter) fromClient(packet []byte) reason {
+func (f *filter) fromClient(packet []byte) reason { return f.fromClientUpTo(len(packet), packet) }
+
+// fromClientUpTo is fromClient for what stands for packets that have up to
+// longest bytes.
+func (f *filter) fromClientUpTo(longest int, packet []byte) reason {
 	switch {
 	case f == nil:
 		return notConfigured
-	case len(packet) > f.mtu:
+	case longest > f.mtu:
 		return tooBig
 	case len(packet) < header4:
 		return length
@@ -74,11 +105,15 @@ func (f *filter) fromClient6(packet []byte) reason {
 
 // toClient judges a frame that the host sent through the TUN. A nil filter
 // has no addresses and therefore refuses all.
-func (f *filter) toClient(frame []byte) reason {
+func (f *filter) toClient(frame []byte) reason { return f.toClientUpTo(len(frame), frame) }
+
+// toClientUpTo is toClient for what stands for packets that have up to longest
+// bytes.
+func (f *filter) toClientUpTo(longest int, frame []byte) reason {
 	switch {
 	case f == nil:
 		return notConfigured
-	case len(frame) > f.mtu:
+	case longest > f.mtu:
 		return tooBig
 	case len(frame) < header4:
 		return length

@@ -9,29 +9,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Batch is the largest number of packets that are received from a channel in
-// one system call: more in one go bring a client nothing.
-const Batch = 128
-
-// batchBytes bounds the memory of a batch where the MTU is large.
-const batchBytes = 1 << 20
-
 // inbound is the direction from one channel to the TUN. It belongs to the
 // goroutine that runs it.
 type inbound struct {
 	*Tunnel
 	ch    *channel
 	batch *messages
+	feed  feed
 
-	got  int   // messages that were received
-	next int   // the first of them that is not yet handled
-	end  error // of the channel, once these are handled
+	got int   // messages that were received
+	end error // of the channel, once these are handled
+}
+
+// feed makes frames of messages.
+type feed interface {
+	// judge takes messages that were received and must stay as they are; all
+	// frames of the former ones are done. It counts those that are refused.
+	judge(m *messages, got int)
+
+	// frame returns the parts of the first frame that is not done, the
+	// virtio_net_hdr first and in a part that has nothing else before a
+	// device without such headers; and of how many packets with how many
+	// bytes it is. No parts: all are done.
+	frame() (parts []unix.Iovec, packets, bytes int)
+
+	// done takes the first frame off.
+	done()
 }
 
 // runInbound ends with its channel. The event comes last, when Close does not
 // wait for this goroutine any more, so that it may take the caller's locks.
 func (t *Tunnel) runInbound(ch *channel) {
-	err := (&inbound{Tunnel: t, ch: ch, batch: newBatch(0)}).pump()
+	in := &inbound{Tunnel: t, ch: ch}
+	if ch.format == FormatOffload {
+		in.batch, in.feed = newMessages(OffloadBatch, longestFrame), &messageFeed{Tunnel: t}
+	} else {
+		in.batch, in.feed = newBatch(0), newPacketFeed(t)
+	}
+	err := in.pump()
 	ended := t.channel.CompareAndSwap(ch, nil)
 	ch.file.Close()
 	close(ch.done)
@@ -44,6 +59,10 @@ func (t *Tunnel) runInbound(ch *channel) {
 	}
 }
 
+// slotSize returns how big slots must be for packets of up to mtu bytes: one
+// more, to tell when a packet was longer.
+func slotSize(mtu int) int { return max(2048, mtu+1) }
+
 func newBatch(mtu int) *messages {
 	size := slotSize(mtu)
 	return newMessages(min(Batch, batchBytes/size), size)
@@ -53,10 +72,11 @@ func newBatch(mtu int) *messages {
 func (in *inbound) pump() error {
 	receive, inject := in.receive, in.inject // made once, calls allocate nothing
 	for in.end == nil {
-		in.got, in.next = 0, 0
+		in.got = 0
 		if err := in.ch.raw.Read(receive); err != nil {
 			return fmt.Errorf("cannot receive from the client: %w", err)
 		}
+		in.feed.judge(in.batch, in.got)
 		if err := in.device.Write(inject); err != nil {
 			return fmt.Errorf("cannot write to the TUN: %w", err)
 		}
@@ -99,31 +119,25 @@ func endOf(fd uintptr) error {
 	return errors.New("the client sent a message without a packet")
 }
 
-// inject writes what was received, as far as the filter lets it; false: the
-// TUN is full, which only stand-ins are.
+// inject writes what was received, as far as it passed; false: the TUN is
+// full, which only stand-ins are.
 func (in *inbound) inject(fd uintptr) bool {
-	for ; in.next < in.got; in.next++ {
-		packet, truncated := in.batch.received(in.next)
-		f := in.filter.Load() // for each packet: a new policy holds at once
-		r := f.fromClient(packet)
-		if truncated && f != nil {
-			r = tooBig
+	for {
+		parts, packets, bytes := in.feed.frame()
+		if len(parts) == 0 {
+			return true
 		}
-		if r != pass {
-			in.stats.drop(r)
-			continue
-		}
-		switch errno := writeFrame(fd, packet); errno {
+		switch errno := in.writeFrame(fd, parts); errno {
 		case 0:
-			in.stats.received(len(packet))
+			in.stats.received(packets, bytes)
 		case unix.EAGAIN:
 			return false
 		case unix.EBADFD: // the interface is gone
 			in.wake()
-			in.stats.drop(write)
+			in.stats.drop(write, packets)
 		default: // EIO: the interface is down
-			in.stats.drop(write)
+			in.stats.drop(write, packets)
 		}
+		in.feed.done()
 	}
-	return true
 }

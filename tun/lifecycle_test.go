@@ -166,18 +166,18 @@ func TestAttachTakesTheFileOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if err := b.Attach(w); err == nil {
+	if err := b.Attach(w, tun.FormatPacket); err == nil {
 		t.Error("a pipe was attached")
 	}
 	closed(t, r)
 
-	ours, theirs, err := tun.NewChannel()
+	ours, theirs, err := tun.NewChannel(tun.FormatPacket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer theirs.Close()
 	b.Close()
-	if err := b.Attach(ours); !errors.Is(err, tun.ErrClosed) {
+	if err := b.Attach(ours, tun.FormatPacket); !errors.Is(err, tun.ErrClosed) {
 		t.Errorf("Attach after Close: %v", err)
 	}
 	closed(t, theirs)
@@ -201,7 +201,7 @@ func TestBlockingSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(shared)
-	if err := b.Attach(os.NewFile(uintptr(fds[0]), "channel")); err != nil {
+	if err := b.Attach(os.NewFile(uintptr(fds[0]), "channel"), tun.FormatPacket); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.SetNonblock(shared, false); err != nil {
@@ -379,11 +379,11 @@ func TestEventsMayClose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, theirs, err := tun.NewChannel()
+	ours, theirs, err := tun.NewChannel(tun.FormatPacket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tunnel.Attach(ours); err != nil {
+	if err := tunnel.Attach(ours, tun.FormatPacket); err != nil {
 		t.Fatal(err)
 	}
 	theirs.Close()
@@ -451,7 +451,7 @@ func TestCheckChannel(t *testing.T) {
 		}
 		c.f.Close()
 	}
-	ours, theirs, err := tun.NewChannel()
+	ours, theirs, err := tun.NewChannel(tun.FormatPacket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -463,7 +463,7 @@ func TestCheckChannel(t *testing.T) {
 }
 
 func TestNewChannel(t *testing.T) {
-	ours, theirs, err := tun.NewChannel()
+	ours, theirs, err := tun.NewChannel(tun.FormatPacket)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -78,12 +78,12 @@ func (b *bench) configure(tb testing.TB) *bench {
 // connect attaches a new channel and returns the client's end.
 func (b *bench) connect(tb testing.TB) *os.File {
 	tb.Helper()
-	ours, theirs, err := tun.NewChannel()
+	ours, theirs, err := tun.NewChannel(tun.FormatPacket)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { theirs.Close() })
-	if err := b.Attach(ours); err != nil {
+	if err := b.Attach(ours, tun.FormatPacket); err != nil {
 		tb.Fatal(err)
 	}
 	return theirs

@@ -6,19 +6,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// messages is the memory of one batch: slots of equal size, and the vectors
-// with which sendmmsg and recvmmsg move them in one system call. It belongs
-// to one goroutine.
+// messages is the memory of what is received in one system call: slots of
+// equal size. It belongs to one goroutine.
 type messages struct {
 	size    int // of a slot
 	arena   []byte
 	headers []unix.Mmsghdr
 	vectors []unix.Iovec
 }
-
-// slotSize returns how big slots must be for packets of up to mtu bytes: one
-// more, to tell when a packet was longer.
-func slotSize(mtu int) int { return max(2048, mtu+1) }
 
 // newMessages makes count slots of size bytes.
 func newMessages(count, size int) *messages {
@@ -37,32 +32,10 @@ func newMessages(count, size int) *messages {
 	return m
 }
 
-func (m *messages) slot(i int) []byte { return m.arena[i*m.size : (i+1)*m.size] }
-
-// setLen fixes what send sends of slot i.
-func (m *messages) setLen(i, n int) { m.vectors[i].SetLen(n) }
-
-// sendable returns what send sends of slot i.
-func (m *messages) sendable(i int) []byte {
-	return m.arena[i*m.size:][:m.vectors[i].Len]
-}
-
 // received returns what receive put into slot i and whether there was more.
-func (m *messages) received(i int) (packet []byte, truncated bool) {
+func (m *messages) received(i int) (message []byte, truncated bool) {
 	h := &m.headers[i]
 	return m.arena[i*m.size:][:h.Len], h.Hdr.Flags&unix.MSG_TRUNC != 0
-}
-
-// send sends the slots from..to-1 and returns how many the socket took. It
-// never blocks, whatever the client did to the descriptor's flags.
-func (m *messages) send(fd uintptr, from, to int) (int, unix.Errno) {
-	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&m.headers[from])),
-			uintptr(to-from), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
-		if errno != unix.EINTR {
-			return int(n), errno
-		}
-	}
 }
 
 // receive fills slots from the first on and returns how many; slots without
@@ -81,6 +54,69 @@ func (m *messages) receive(fd uintptr) (int, unix.Errno) {
 	}
 }
 
+// gathered is what is sent in one system call: messages whose parts lie
+// anywhere. It belongs to one goroutine.
+type gathered struct {
+	count   int
+	headers [Batch]unix.Mmsghdr
+	vectors [2 * Batch]unix.Iovec
+	used    int // of room
+
+	// room is for headers that are made here. Even the longest, which have all
+	// extension headers that IPv6 allows us to pass over, fit.
+	room [128 * Batch]byte
+}
+
+func (g *gathered) reset() { g.count, g.used = 0, 0 }
+
+// full tells whether there is no place for one more message that needs size
+// bytes of room.
+func (g *gathered) full(size int) bool { return g.count == Batch || g.used+size > len(g.room) }
+
+// reserve returns size bytes of room.
+func (g *gathered) reserve(size int) []byte {
+	b := g.room[g.used:][:size:size]
+	g.used += size
+	return b
+}
+
+// add appends a message of two parts, the first of which may be missing.
+func (g *gathered) add(head, rest []byte) {
+	v := g.vectors[2*g.count:][:2]
+	n := 0
+	for _, part := range [2][]byte{head, rest} {
+		if len(part) > 0 {
+			v[n].Base = unsafe.SliceData(part)
+			v[n].SetLen(len(part))
+			n++
+		}
+	}
+	h := &g.headers[g.count].Hdr
+	h.Iov = &v[0]
+	h.SetIovlen(n)
+	g.count++
+}
+
+// size returns the length in bytes of message i.
+func (g *gathered) size(i int) (n int) {
+	for _, v := range g.vectors[2*i:][:g.headers[i].Hdr.Iovlen] {
+		n += int(v.Len)
+	}
+	return n
+}
+
+// send sends the messages from i on and returns how many the socket took. It
+// never blocks, whatever the client did to the descriptor's flags.
+func (g *gathered) send(fd uintptr, i int) (int, unix.Errno) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&g.headers[i])),
+			uintptr(g.count-i), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		if errno != unix.EINTR {
+			return int(n), errno
+		}
+	}
+}
+
 // readFrame reads one frame from a nonblocking TUN. A frame that is longer
 // than b is cut.
 func readFrame(fd uintptr, b []byte) (int, unix.Errno) {
@@ -92,10 +128,10 @@ func readFrame(fd uintptr, b []byte) (int, unix.Errno) {
 	}
 }
 
-// writeFrame writes one frame to a nonblocking TUN.
-func writeFrame(fd uintptr, b []byte) unix.Errno {
+// writeFrame writes one frame to a nonblocking TUN. It has at least one part.
+func writeFrame(fd uintptr, parts []unix.Iovec) unix.Errno {
 	for {
-		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&parts[0])), uintptr(len(parts)))
 		if errno != unix.EINTR {
 			return errno
 		}

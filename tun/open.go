@@ -14,16 +14,28 @@ import (
 // Open makes a TUN device in the network namespace of the calling thread. The
 // name has at most 15 bytes and must be free. The device is not persistent,
 // belongs to root, and has a short transmit queue; it is down and has no
-// addresses. The caller owns it.
-func Open(name string) (*Device, error) {
-	device, err := open(name)
+// addresses. It takes super-packets as far as the kernel lets it, see
+// Device.Offload. The caller owns it.
+func Open(name string) (*Device, error) { return openBy(name, always) }
+
+// attempt does one step of opening a device. Tests have steps fail.
+type attempt func(step string, do func() error) error
+
+func always(_ string, do func() error) error { return do() }
+
+func openBy(name string, try attempt) (*Device, error) {
+	device, err := open(name, try)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open TUN %s: %w", name, err)
 	}
 	return device, nil
 }
 
-func open(name string) (*Device, error) {
+// open holds the fork lock for writing: nothing is started meanwhile, so no
+// program keeps a descriptor that is closed here, or inherits one. And no
+// other open is under way, so a TUN descriptor that is not yet closed on exec
+// can be no one's but water's.
+func open(name string, try attempt) (*Device, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
@@ -36,30 +48,28 @@ func open(name string) (*Device, error) {
 	if err := checkFree(socket, name); err != nil {
 		return nil, err
 	}
-	file, err := openWater(name)
-	if err != nil {
+	syscall.ForkLock.Lock()
+	defer syscall.ForkLock.Unlock()
+	d := &Device{name: name}
+	if d.file, err = openWater(name); err != nil {
 		return nil, err
 	}
-	index, err := interfaceIndex(socket, name)
+	if d.index, err = interfaceIndex(socket, name); err == nil {
+		err = try("queue", func() error { return shortenQueue(socket, name) })
+	}
 	if err == nil {
-		err = shortenQueue(socket, name)
+		err = d.addHeader(try)
 	}
 	if err != nil {
-		return nil, errors.Join(err, file.Close())
+		return nil, errors.Join(err, d.file.Close())
 	}
-	return &Device{file: file, name: name, index: index}, nil
+	return d, nil
 }
 
 // openWater lets water open the device and cures what it leaves undone: its
 // descriptor is inherited by programs that are started, and when it fails it
-// forgets the descriptor instead of closing it.
-//
-// The fork lock is held for writing: nothing is started meanwhile, and no
-// other openWater is under way, so a TUN descriptor that is not yet closed on
-// exec can be no one's but water's.
+// forgets the descriptor instead of closing it. The fork lock must be held.
 func openWater(name string) (*os.File, error) {
-	syscall.ForkLock.Lock()
-	defer syscall.ForkLock.Unlock()
 	device, err := water.New(water.Config{
 		DeviceType: water.TUN,
 		PlatformSpecificParams: water.PlatformSpecificParams{

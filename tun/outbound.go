@@ -9,27 +9,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// burst is how many frames are read from the TUN before they are sent on:
-// enough to share the cost of a send, few enough to add no delay.
-const burst = 16
-
 // outbound is the direction from the TUN to the client. It belongs to the
 // goroutine that runs it.
 type outbound struct {
 	*Tunnel
-	frames *messages
+	frames *frames
+	dead   unix.Errno // of the TUN
 
-	read int        // frames that wait in the slots
-	sent int        // of these, how many the consumer has
-	dead unix.Errno // of the TUN
+	// The first packet that no consumer has yet: its frame and, in a
+	// super-packet, its segment.
+	frame, segment int
+
 	ch   *channel   // that transmit sends to
 	fail unix.Errno // of ch
+	out  gathered   // messages for ch, from the first packet on
+	sent int        // of out
+
+	whole []byte // for a segment in one piece
 }
 
 // runOutbound ends with the device. The event comes last, when Close does not
 // wait for this goroutine any more, so that it may take the caller's locks.
 func (t *Tunnel) runOutbound() {
-	err := (&outbound{Tunnel: t, frames: newMessages(burst, slotSize(0))}).pump()
+	err := (&outbound{Tunnel: t, frames: newFrames(t.offload)}).pump()
 	t.running.Done()
 	if err != nil && t.events.Failed != nil {
 		t.events.Failed(err)
@@ -40,7 +42,8 @@ func (t *Tunnel) runOutbound() {
 func (o *outbound) pump() error {
 	fill, transmit := o.fill, o.transmit // made once, calls allocate nothing
 	for {
-		o.read, o.sent = 0, 0
+		o.frames.reset()
+		o.frame, o.segment = 0, 0
 		err := o.device.Read(fill)
 		switch {
 		case o.closed.Load():
@@ -59,8 +62,9 @@ func (o *outbound) pump() error {
 	}
 }
 
-// fill reads frames until there are no more, burst at most. It returns false
-// to wait for more, as it does while there is nobody to have them.
+// fill reads frames until there are no more, or the burst is complete. It
+// returns false to wait for more, as it does while there is nobody to have
+// them.
 func (o *outbound) fill(fd uintptr) bool {
 	limit := burst
 	if o.channel.Load() == nil {
@@ -71,28 +75,24 @@ func (o *outbound) fill(fd uintptr) bool {
 		limit = 1 // a sink takes its time: leave the rest to the device's queue
 	}
 	f := o.filter.Load()
-	if f != nil && slotSize(f.mtu) > o.frames.size {
-		o.frames = newMessages(burst, slotSize(f.mtu))
-	}
 	for range limit {
-		slot := o.frames.slot(o.read)
-		n, errno := readFrame(fd, slot)
-		switch {
-		case errno == unix.EAGAIN:
-			return o.read > 0
-		case errno == 0 && n == 0:
-			errno = unix.ENODEV
-			fallthrough
-		case errno != 0:
+		message, errno := o.frames.read(fd)
+		switch errno {
+		case 0:
+		case unix.EAGAIN:
+			return o.frames.count > 0
+		default:
 			o.dead = errno
 			return true
 		}
-		if r := f.toClient(slot[:n]); r != pass {
-			o.stats.drop(r)
+		p := o.frames.next()
+		if r := f.messageToClient(p, message); r != pass {
+			o.stats.drop(r, p.Segments())
 			continue
 		}
-		o.frames.setLen(o.read, n)
-		o.read++
+		if !o.frames.keep() {
+			break
+		}
 	}
 	return true
 }
@@ -109,12 +109,12 @@ func failure(fd uintptr) unix.Errno {
 // deliver hands on what fill has read. What a channel did not take when it
 // ended goes to the next consumer; without one it is lost with the channel.
 func (o *outbound) deliver(transmit func(uintptr) bool) {
-	for o.sent < o.read && !o.closed.Load() {
+	for o.frame < o.frames.count && !o.closed.Load() {
 		if ch := o.channel.Load(); ch != nil {
 			o.deliverTo(ch, transmit)
 		} else if sink := o.sink.Load(); sink != nil {
-			packet := o.frames.sendable(o.sent)
-			o.sent++
+			packet := o.packet()
+			o.advance()
 			if (*sink)(packet) == nil {
 				o.stats.sent(1, len(packet))
 			}
@@ -124,10 +124,32 @@ func (o *outbound) deliver(transmit func(uintptr) bool) {
 	}
 }
 
+// packet returns the first packet that no consumer has yet, in one piece.
+func (o *outbound) packet() []byte {
+	p := &o.frames.packets[o.frame]
+	if !p.Super() {
+		p.Complete()
+		return p.Bytes()
+	}
+	if o.whole == nil {
+		o.whole = make([]byte, longestFrame)
+	}
+	payload := p.Segment(o.segment, o.whole)
+	return o.whole[:p.HeadersLen()+copy(o.whole[p.HeadersLen():], payload)]
+}
+
+// advance notes that the consumer has the first packet.
+func (o *outbound) advance() {
+	if o.segment++; o.segment >= o.frames.packets[o.frame].Segments() {
+		o.frame, o.segment = o.frame+1, 0
+	}
+}
+
 // deliverTo waits while the channel is full. It returns when all is sent or
 // the channel is no longer the tunnel's.
 func (o *outbound) deliverTo(ch *channel, transmit func(uintptr) bool) {
 	o.ch, o.fail = ch, 0
+	o.gather()
 	err := ch.raw.Write(transmit)
 	if err == nil && o.fail == 0 {
 		return
@@ -141,30 +163,78 @@ func (o *outbound) deliverTo(ch *channel, transmit func(uintptr) bool) {
 	}
 }
 
-// transmit sends the frames that wait; false: the socket is full.
+// gather makes messages of the packets that the channel does not have yet, as
+// many as go at once. A super-packet of which a former channel had a part goes
+// as a whole where the format has it whole: packets may come twice.
+func (o *outbound) gather() {
+	o.out.reset()
+	o.sent = 0
+	from := o.segment
+	for i := o.frame; i < o.frames.count; i++ {
+		p := &o.frames.packets[i]
+		switch {
+		case o.out.full(p.HeadersLen()):
+			return
+		case o.ch.format == FormatOffload:
+			o.segment = 0
+			o.out.add(nil, p.Message())
+			continue
+		case !p.Super():
+			p.Complete()
+			o.out.add(nil, p.Bytes())
+			continue
+		}
+		for n := p.Segments(); from < n; from++ {
+			if o.out.full(p.HeadersLen()) {
+				return
+			}
+			headers := o.out.reserve(p.HeadersLen())
+			o.out.add(headers, p.Segment(from, headers))
+		}
+		from = 0
+	}
+}
+
+// transmit sends the packets that wait; false: the socket is full.
 func (o *outbound) transmit(fd uintptr) bool {
-	for o.sent < o.read {
-		n, errno := o.frames.send(fd, o.sent, o.read)
+	for o.frame < o.frames.count {
+		if o.sent == o.out.count {
+			o.gather()
+		}
+		n, errno := o.out.send(fd, o.sent)
 		switch errno {
 		case 0:
-			bytes := 0
-			for i := range n {
-				bytes += len(o.frames.sendable(o.sent + i))
+			packets, bytes := 0, 0
+			for range n {
+				p, b := o.pass()
+				packets, bytes = packets+p, bytes+b
 			}
-			o.sent += n
-			o.stats.sent(n, bytes)
+			o.stats.sent(packets, bytes)
 		case unix.EAGAIN:
 			return false
 		case unix.EMSGSIZE: // the client's own socket has a tiny buffer
-			o.stats.drop(tooBig)
-			o.sent++
+			packets, _ := o.pass()
+			o.stats.drop(tooBig, packets)
 		case unix.ENOBUFS, unix.ENOMEM:
-			o.stats.drop(write)
-			o.sent++
+			packets, _ := o.pass()
+			o.stats.drop(write, packets)
 		default:
 			o.fail = errno
 			return true
 		}
 	}
 	return true
+}
+
+// pass takes the first message that waits off, and tells of how many packets
+// with how many bytes it was.
+func (o *outbound) pass() (packets, bytes int) {
+	o.sent++
+	if o.ch.format == FormatOffload {
+		p := &o.frames.packets[o.frame]
+		o.frame++
+		return p.Segments(), p.Total()
+	}
+	o.advance()
+	return 1, o.out.size(o.sent - 1)
 }

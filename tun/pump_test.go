@@ -82,7 +82,7 @@ func BenchmarkPump(b *testing.B) {
 		run(b, x.host, client, tuntest.Echo(own4, peer4, 1, 1, payload))
 	})
 	b.Run("socketpair", func(b *testing.B) { // without a tunnel
-		one, other, err := tun.NewChannel()
+		one, other, err := tun.NewChannel(tun.FormatPacket)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -16,10 +16,10 @@ type counters struct {
 	dropped [reasons]atomic.Uint64
 }
 
-func (c *counters) drop(r reason) { c.dropped[r].Add(1) }
+func (c *counters) drop(r reason, packets int) { c.dropped[r].Add(uint64(packets)) }
 
-func (c *counters) received(bytes int) {
-	c.rxPackets.Add(1)
+func (c *counters) received(packets, bytes int) {
+	c.rxPackets.Add(uint64(packets))
 	c.rxBytes.Add(uint64(bytes))
 }
 

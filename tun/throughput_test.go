@@ -88,7 +88,7 @@ func startTunnel(tb testing.TB, d *tun.Device) (client *os.File, passed func() u
 
 func startCopy(tb testing.TB, d *tun.Device) (client *os.File, passed func() uint64) {
 	tb.Helper()
-	ours, theirs, err := tun.NewChannel()
+	ours, theirs, err := tun.NewChannel(tun.FormatPacket)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpnprovider/vpnproviderd/tun/vnet"
 )
 
 // ErrClosed is returned by the methods of a Tunnel after Close.
@@ -18,11 +20,17 @@ var ErrClosed = errors.New("tunnel is closed")
 // Link is what a Tunnel needs of a TUN: a nonblocking descriptor known to
 // Go's poller that transfers one packet per read and write. Closing it ends
 // reads and writes under way. *Device is one; tuntest has another.
+//
+// A Link that is an Offloader, too, may transfer super-packets.
 type Link interface {
 	SyscallConn() (syscall.RawConn, error)
 	SetReadDeadline(t time.Time) error
 	Close() error
 }
+
+// Offloader tells which super-packets a Link takes, which never changes.
+// Unless it is vnet.NoOffload, there is a virtio_net_hdr before each packet.
+type Offloader interface{ Offload() vnet.Offload }
 
 // Events are called from the tunnel's goroutines, without a lock held; either
 // may be nil. They may call all methods of the Tunnel. An event that is under
@@ -43,10 +51,12 @@ type Events struct {
 // Tunnel moves packets between a TUN and the client's channel. All methods
 // may be called at any time by any goroutine.
 type Tunnel struct {
-	link   Link
-	device syscall.RawConn
-	events Events
-	stats  counters
+	link    Link
+	device  syscall.RawConn
+	offload vnet.Offload
+	none    [vnet.HeaderLen]byte // the virtio_net_hdr of a packet as it is
+	events  Events
+	stats   counters
 
 	filter  atomic.Pointer[filter]
 	channel atomic.Pointer[channel]
@@ -71,6 +81,9 @@ func New(link Link, events Events) (*Tunnel, error) {
 		return nil, fmt.Errorf("cannot use the TUN: %w", err)
 	}
 	t := &Tunnel{link: link, device: device, events: events}
+	if o, ok := link.(Offloader); ok {
+		t.offload = o.Offload()
+	}
 	t.running.Add(1)
 	go t.runOutbound()
 	return t, nil
@@ -91,10 +104,10 @@ func (t *Tunnel) SetPolicy(p Policy) error {
 	return nil
 }
 
-// Attach makes ch the tunnel's channel and closes the former one. It takes ch
-// over, and closes it also when it fails.
-func (t *Tunnel) Attach(ch *os.File) error {
-	c, err := newChannel(ch)
+// Attach makes ch the tunnel's channel, with messages of the format, and closes
+// the former one. It takes ch over, and closes it also when it fails.
+func (t *Tunnel) Attach(ch *os.File, format Format) error {
+	c, err := newChannel(ch, format)
 	if err != nil {
 		return fmt.Errorf("cannot attach: %w", err)
 	}
@@ -138,24 +151,27 @@ func (t *Tunnel) Send(packet []byte) error {
 		return ErrClosed
 	}
 	if r := t.filter.Load().fromClient(packet); r != pass {
-		t.stats.drop(r)
+		t.stats.drop(r, 1)
 		return &DropError{Reason: r.String()}
 	}
+	var parts [2]unix.Iovec
+	setPart(&parts[0], t.none[:])
+	setPart(&parts[1], packet)
 	var errno unix.Errno
 	err := t.device.Write(func(fd uintptr) bool {
-		errno = writeFrame(fd, packet)
+		errno = t.writeFrame(fd, parts[:])
 		return errno != unix.EAGAIN
 	})
 	switch {
 	case err != nil && t.closed.Load():
 		return ErrClosed
 	case err == nil && errno == 0:
-		t.stats.received(len(packet))
+		t.stats.received(1, len(packet))
 		return nil
 	case err == nil:
 		err = errno
 	}
-	t.stats.drop(write)
+	t.stats.drop(write, 1)
 	return &DropError{Reason: write.String(), Err: err}
 }
 
@@ -182,6 +198,15 @@ func (t *Tunnel) Close() error {
 		t.running.Wait()
 	})
 	return t.closeErr
+}
+
+// writeFrame writes one frame to the TUN. Its first part is the virtio_net_hdr,
+// and nothing else where the TUN has none.
+func (t *Tunnel) writeFrame(fd uintptr, parts []unix.Iovec) unix.Errno {
+	if t.offload == vnet.NoOffload {
+		parts = parts[1:]
+	}
+	return writeFrame(fd, parts)
 }
 
 // wake makes the outbound goroutine look again when it waits for the TUN. An

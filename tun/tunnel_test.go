@@ -317,12 +317,12 @@ func TestTunnelIsSafeForConcurrentUse(t *testing.T) {
 	clients := make(chan *os.File, 1000)
 	for range 2 {
 		work(func() {
-			ours, theirs, err := tun.NewChannel()
+			ours, theirs, err := tun.NewChannel(tun.FormatPacket)
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			if err := b.Attach(ours); err != nil && !errors.Is(err, tun.ErrClosed) {
+			if err := b.Attach(ours, tun.FormatPacket); err != nil && !errors.Is(err, tun.ErrClosed) {
 				t.Error(err)
 			}
 			select {

@@ -196,13 +196,27 @@ func inUse(name string) bool {
 }
 
 // NewChannel is driver.Opener.
-func (opener) NewChannel() (ours, theirs *os.File, err error) { return tun.NewChannel() }
+func (opener) NewChannel(format driver.ChannelFormat) (ours, theirs *os.File, err error) {
+	return tun.NewChannel(formatOf(format))
+}
+
+func formatOf(format driver.ChannelFormat) tun.Format {
+	if format == driver.FormatOffload {
+		return tun.FormatOffload
+	}
+	return tun.FormatPacket
+}
 
 // CheckChannel is driver.Opener.
 func (opener) CheckChannel(f *os.File) error { return tun.CheckChannel(f) }
 
 // tunnel is driver.Tunnel.
 type tunnel struct{ *tun.Tunnel }
+
+// Attach takes the client's channel over.
+func (t tunnel) Attach(ch *os.File, format driver.ChannelFormat) error {
+	return t.Tunnel.Attach(ch, formatOf(format))
+}
 
 // Permit sets the packet filter.
 func (t tunnel) Permit(p driver.Traffic) error {

@@ -162,7 +162,7 @@ func (w *World) Open(ctx context.Context, slot int, events driver.TunnelEvents) 
 }
 
 // NewChannel is driver.Opener: a pipe stands for the pair.
-func (w *World) NewChannel() (ours, theirs *os.File, err error) { return os.Pipe() }
+func (w *World) NewChannel(driver.ChannelFormat) (ours, theirs *os.File, err error) { return os.Pipe() }
 
 // CheckChannel is driver.Opener.
 func (w *World) CheckChannel(*os.File) error { return w.enter(context.Background(), "check") }
@@ -259,6 +259,7 @@ type Tunnel struct {
 
 	traffic driver.Traffic
 	channel *os.File
+	format  driver.ChannelFormat
 	closed  bool
 }
 
@@ -281,14 +282,21 @@ func (t *Tunnel) Traffic() driver.Traffic {
 }
 
 // Attach is driver.Tunnel.
-func (t *Tunnel) Attach(ch *os.File) error {
+func (t *Tunnel) Attach(ch *os.File, format driver.ChannelFormat) error {
 	t.world.mu.Lock()
 	defer t.world.mu.Unlock()
 	if t.channel != nil {
 		t.channel.Close()
 	}
-	t.channel = ch
+	t.channel, t.format = ch, format
 	return nil
+}
+
+// Format is that of the channel that was attached last.
+func (t *Tunnel) Format() driver.ChannelFormat {
+	t.world.mu.Lock()
+	defer t.world.mu.Unlock()
+	return t.format
 }
 
 // Send is driver.Tunnel.

@@ -147,10 +147,10 @@ func TestCheckRefusesWrongSums(t *testing.T) {
 		for _, wrong := range []uint16{0, ^right, right + 1, 0xffff} {
 			binary.BigEndian.PutUint16(place, wrong)
 			for _, kind := range []byte{message[1], None} {
-				message := bytes.Clone(message)
-				message[1] = kind
+				other := bytes.Clone(message)
+				other[1] = kind
 				var p Packet
-				if err := p.Check(message); !errors.Is(err, ErrChecksum) {
+				if err := p.Check(other); !errors.Is(err, ErrChecksum) {
 					t.Errorf("%#x for %#x: %v", wrong, right, err)
 				}
 			}

@@ -8,23 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Merge says of what a Coalescer makes super-packets.
-type Merge int
-
-// What to merge.
-const (
-	MergeNothing Merge = iota
-	MergeTCP
-	MergeAll // TCP and UDP
-)
-
 // Coalescer makes super-packets of packets that follow each other in a flow
 // and differ in nothing but what the kernel can make again: their place in the
 // flow, their length and their checksums, which it verifies first. What it
 // cannot merge it passes on alone and as it is. Packets of one flow keep their
 // order; flows do not keep theirs among each other.
 type Coalescer struct {
-	merge   Merge
+	offload Offload
 	packets []member
 	groups  []group
 	headers []byte // one after the other, of the groups
@@ -65,10 +55,11 @@ const (
 	mergedUDP = 64
 )
 
-// NewCoalescer makes one for at most capacity packets at a time.
-func NewCoalescer(capacity int, merge Merge) *Coalescer {
+// NewCoalescer makes one for at most capacity packets at a time. With NoOffload
+// every packet stays alone.
+func NewCoalescer(capacity int, offload Offload) *Coalescer {
 	return &Coalescer{
-		merge:   merge,
+		offload: offload,
 		packets: make([]member, 0, capacity),
 		groups:  make([]group, 0, capacity),
 		headers: make([]byte, capacity*groupHeader),
@@ -108,7 +99,7 @@ func (c *Coalescer) Add(packet []byte) {
 // classify fills in what joining needs to know of a packet, and returns the
 // number of its flow, -1 if nothing of its flow can merge.
 func (c *Coalescer) classify(g *group, b []byte) (flow int) {
-	if c.merge == MergeNothing || len(b) < ip4Header || len(b) > longestMerged {
+	if c.offload == NoOffload || len(b) < ip4Header || len(b) > longestMerged {
 		return -1
 	}
 	switch {
@@ -127,7 +118,7 @@ func (c *Coalescer) classify(g *group, b []byte) (flow int) {
 		if flags&^psh == ack && end >= g.start+tcpHeader && end < len(b) && g.consistent(b) {
 			g.headers = end
 		}
-	case g.protocol == udp && c.merge == MergeAll && len(b) >= g.start+udpHeader:
+	case g.protocol == udp && c.offload == OffloadAll && len(b) >= g.start+udpHeader:
 		end := g.start + udpHeader
 		if end < len(b) && binary.NativeEndian.Uint16(b[end-2:]) != 0 && g.consistent(b) {
 			g.headers = end

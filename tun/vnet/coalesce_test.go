@@ -73,7 +73,7 @@ func datagrams(from, to netip.AddrPort, id, count, size int) (packets [][]byte) 
 }
 
 func TestCoalesce(t *testing.T) {
-	c := NewCoalescer(128, MergeAll)
+	c := NewCoalescer(128, OffloadAll)
 	for _, f := range []struct{ from, to netip.AddrPort }{{a4, b4}, {a6, b6}} {
 		for what, packets := range map[string][][]byte{
 			"TCP":              burst(f.from, f.to, 0xffffff00, 40*1400, 1400),
@@ -175,7 +175,7 @@ func TestCoalesceKeepsApart(t *testing.T) {
 			"checksum":    func(p []byte) []byte { _, at := start(p); p[at+6]++; return p },
 		},
 	}
-	c := NewCoalescer(128, MergeAll)
+	c := NewCoalescer(128, OffloadAll)
 	for name, flow := range map[string]func() [][]byte{
 		"IPv4 TCP": func() [][]byte { return burst(a4, b4, 5, 5000, 1000) },
 		"IPv6 TCP": func() [][]byte { return burst(a6, b6, 5, 5000, 1000) },
@@ -221,7 +221,7 @@ func TestCoalesceUnfragmentable(t *testing.T) {
 		p[6] = 0x40
 		tuntest.FixHeader(p)
 	}
-	messages := coalesced(NewCoalescer(128, MergeAll), packets...)
+	messages := coalesced(NewCoalescer(128, OffloadAll), packets...)
 	if len(messages) != 1 {
 		t.Fatalf("%d messages", len(messages))
 	}
@@ -234,7 +234,7 @@ func TestCoalesceUnfragmentable(t *testing.T) {
 }
 
 func TestCoalesceLimits(t *testing.T) {
-	c := NewCoalescer(128, MergeAll)
+	c := NewCoalescer(128, OffloadAll)
 	for what, f := range map[string]struct {
 		packets [][]byte
 		want    []int // packets in each message
@@ -261,11 +261,11 @@ func TestCoalesceLimits(t *testing.T) {
 	}
 }
 
-func TestMerge(t *testing.T) {
+func TestOffload(t *testing.T) {
 	packets := slices.Concat(burst(a4, b4, 1, 3000, 1000), datagrams(a4, b4, 0, 3, 1000), burst(a6, b6, 1, 3000, 1000), datagrams(a6, b6, 0, 3, 1000))
-	for merge, want := range map[Merge]int{MergeNothing: 12, MergeTCP: 8, MergeAll: 4} {
-		if n := len(coalesced(NewCoalescer(128, merge), packets...)); n != want {
-			t.Errorf("%d: %d messages, want %d", merge, n, want)
+	for offload, want := range map[Offload]int{NoOffload: 12, OffloadTCP: 8, OffloadAll: 4} {
+		if n := len(coalesced(NewCoalescer(128, offload), packets...)); n != want {
+			t.Errorf("%d: %d messages, want %d", offload, n, want)
 		}
 	}
 }
@@ -359,7 +359,7 @@ func same(t *testing.T, got, want [][]byte) {
 
 func TestCoalesceMixes(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
-	c := NewCoalescer(128, MergeAll)
+	c := NewCoalescer(128, OffloadAll)
 	merged := 0
 	for range rounds(4000) {
 		packets := mix(random)
@@ -381,7 +381,7 @@ func TestCoalesceMixes(t *testing.T) {
 }
 
 func TestNothingAllocates(t *testing.T) {
-	c := NewCoalescer(128, MergeAll)
+	c := NewCoalescer(128, OffloadAll)
 	packets := slices.Concat(burst(a4, b4, 1, 40*1000, 1000), datagrams(a6, b6, 0, 64, 900))
 	message := super(tuntest.Segment(a4, b4, 1, tuntest.ACK, timestamps, make([]byte, 50000)), tuntest.TCP, 20, 1400)
 	vectors := make([]unix.Iovec, 0, 512)
@@ -407,7 +407,7 @@ func TestNothingAllocates(t *testing.T) {
 }
 
 func BenchmarkCoalesce(b *testing.B) {
-	c := NewCoalescer(128, MergeAll)
+	c := NewCoalescer(128, OffloadAll)
 	vectors := make([]unix.Iovec, 0, 512)
 	for name, packets := range map[string][][]byte{
 		"TCP":          burst(a4, b4, 1, 44*1400, 1400),

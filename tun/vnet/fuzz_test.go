@@ -211,7 +211,7 @@ func FuzzCoalesce(f *testing.F) {
 	}
 	f.Add(join(burst(a4, b4, 1, 100, 30)), true)
 	f.Add(join(datagrams(a6, b6, 1, 3, 30)), true)
-	c := NewCoalescer(128, MergeAll)
+	c := NewCoalescer(128, OffloadAll)
 	f.Fuzz(func(t *testing.T, data []byte, fix bool) {
 		var packets [][]byte
 		for len(data) > 2 && len(packets) < 128 {

@@ -10,6 +10,16 @@ const (
 	MaxMessage = HeaderLen + 1<<16
 )
 
+// Offload says which super-packets somebody takes.
+type Offload int
+
+// From none to all.
+const (
+	NoOffload  Offload = iota // and messages have no Header
+	OffloadTCP                // as all kernels
+	OffloadAll                // also UDP, as kernels since 6.2
+)
+
 // Flags and types of a Header, as Linux has them.
 const (
 	NeedsChecksum = 1 // the checksum field holds the sum of the pseudo header

@@ -242,9 +242,8 @@ func TestComplete(t *testing.T) {
 		h.GSOType, h.HeadersLen = None, 0
 		h.Encode(message)
 		for what, parse := range map[string]func(*Packet, []byte) error{"Parse": (*Packet).Parse, "Check": (*Packet).Check} {
-			message := bytes.Clone(message)
 			var p Packet
-			if err := parse(&p, message); err != nil {
+			if err := parse(&p, bytes.Clone(message)); err != nil {
 				t.Fatalf("%s: %v", what, err)
 			}
 			if !p.Partial() || p.Super() || p.Segments() != 1 || p.Longest() != len(want) || p.Total() != len(want) {
@@ -297,9 +296,13 @@ func TestHeader(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	for _, c := range []struct{ got, want int }{
-		{NeedsChecksum, unix.VIRTIO_NET_HDR_F_NEEDS_CSUM}, {DataValid, unix.VIRTIO_NET_HDR_F_DATA_VALID},
-		{None, unix.VIRTIO_NET_HDR_GSO_NONE}, {TCP4, unix.VIRTIO_NET_HDR_GSO_TCPV4}, {TCP6, unix.VIRTIO_NET_HDR_GSO_TCPV6},
-		{UDP, unix.VIRTIO_NET_HDR_GSO_UDP_L4}, {ECN, unix.VIRTIO_NET_HDR_GSO_ECN},
+		{NeedsChecksum, unix.VIRTIO_NET_HDR_F_NEEDS_CSUM},
+		{DataValid, unix.VIRTIO_NET_HDR_F_DATA_VALID},
+		{None, unix.VIRTIO_NET_HDR_GSO_NONE},
+		{TCP4, unix.VIRTIO_NET_HDR_GSO_TCPV4},
+		{TCP6, unix.VIRTIO_NET_HDR_GSO_TCPV6},
+		{UDP, unix.VIRTIO_NET_HDR_GSO_UDP_L4},
+		{ECN, unix.VIRTIO_NET_HDR_GSO_ECN},
 	} {
 		if c.got != c.want {
 			t.Errorf("%#x, Linux has %#x", c.got, c.want)
