@@ -9,8 +9,10 @@ GO       ?= go
 FUZZTIME ?= 10s
 # What is built, and when; of a source tarball, what stands in it.
 -include packaging/release.mk
-VERSION  ?= $(or $(shell packaging/version),0.1.0~dev)
-SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct),0)
+VERSION           ?= $(or $(shell packaging/version 2>/dev/null),0.1.0~dev)
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),$(shell date +%s))
+VERSION           := $(VERSION)
+SOURCE_DATE_EPOCH := $(SOURCE_DATE_EPOCH)
 # Where programs and packages go.
 BIN      ?= bin
 DIST     ?= dist
@@ -18,7 +20,10 @@ DIST     ?= dist
 PKGS     ?= ./...
 
 root    = $(DESTDIR)$(PREFIX)
-clients = $(addprefix $(BIN)/,$(filter-out vpnproviderd,$(notdir $(wildcard cmd/*))))
+programs = $(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go))
+clients = $(addprefix $(BIN)/,$(filter-out vpnproviderd,$(programs)))
+# Those that tell shells what can be typed.
+complete = $(filter vpnctl vpn-wireguard,$(programs))
 tool    = $(GO) tool -modfile=test/tools/go.mod
 
 .DEFAULT_GOAL := build
@@ -65,18 +70,18 @@ bench-quick: deps ## a look at the same in less than 2 minutes, into bin/bench
 demo: deps build ## the main job, shown in network namespaces (as root)
 	@test/demo/run
 
-# The units name the daemon's path, so that one is written for PREFIX. The
-# completions are asked of vpnctl, built for the machine that builds. What runs
-# afterwards on a live system (sysusers, tmpfiles, daemon-reload) is the
-# packager's or the administrator's: docs/ says it.
+# The units name the programs' paths, so that one is written for PREFIX. The
+# completions are asked of the programs, built for the machine that builds. What
+# runs afterwards on a live system (sysusers, tmpfiles, daemon-reload) is the
+# packager's or the administrator's: docs/service.md.
 install: build ## below DESTDIR and PREFIX (/usr)
 	install -Dm755 -t $(root)/sbin $(BIN)/vpnproviderd
 	install -Dm755 -t $(root)/bin $(clients)
-	install -d $(root)/lib/systemd/system
-	for unit in systemd/*.service; do \
-		sed 's#/usr/sbin/vpnproviderd#$(PREFIX)/sbin/vpnproviderd#g' $$unit >$(root)/lib/systemd/system/$${unit##*/} || exit; \
+	install -d $(root)/lib/systemd/system $(root)/lib/systemd/user
+	umask 022; for unit in systemd/*.service systemd/user/*.service; do \
+		dir=$${unit%/*}; test $$dir = systemd/user || dir=systemd/system; \
+		sed 's#/usr/\(s\?bin\)/vpn#$(PREFIX)/\1/vpn#g' $$unit >$(root)/lib/$$dir/$${unit##*/} || exit; \
 	done
-	install -Dm644 -t $(root)/lib/systemd/user systemd/user/vpnctl-agent.service
 	install -Dm644 systemd/vpnprovider.sysusers.conf $(root)/lib/sysusers.d/vpnprovider.conf
 	install -Dm644 systemd/vpnprovider.tmpfiles.conf $(root)/lib/tmpfiles.d/vpnprovider.conf
 	install -Dm644 -t $(root)/share/dbus-1/system.d dbus-policy/org.vpnprovider1.conf
@@ -88,24 +93,26 @@ install: build ## below DESTDIR and PREFIX (/usr)
 		test ! -e $$page || install -Dm644 -t $(root)/share/man/man$${page##*.} $$page || exit; \
 	done
 	install -d $(root)/share/bash-completion/completions $(root)/$(ZSHDIR) $(root)/share/fish/vendor_completions.d
-	export GOOS= GOARCH= CGO_ENABLED=0; vpnctl="$(GO) run ./cmd/vpnctl completion"; \
-	$$vpnctl bash >$(root)/share/bash-completion/completions/vpnctl && \
-	$$vpnctl zsh >$(root)/$(ZSHDIR)/_vpnctl && \
-	$$vpnctl fish >$(root)/share/fish/vendor_completions.d/vpnctl.fish
+	umask 022; export GOOS= GOARCH= CGO_ENABLED=0; for program in $(complete); do \
+		$(GO) run ./cmd/$$program completion bash >$(root)/share/bash-completion/completions/$$program && \
+		$(GO) run ./cmd/$$program completion zsh >$(root)/$(ZSHDIR)/_$$program && \
+		$(GO) run ./cmd/$$program completion fish >$(root)/share/fish/vendor_completions.d/$$program.fish || exit; \
+	done
 
 # Packages hold what install installs: docs/packages.md.
 deb: ZSHDIR = share/zsh/vendor-completions
 deb rpm: ## packages for Debian or Fedora, into dist/
 	rm -rf $(DIST)/$@
 	$(MAKE) install PREFIX=/usr DESTDIR=$(abspath $(DIST)/$@/all) ZSHDIR=$(ZSHDIR)
-	VERSION=$(VERSION) SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) ARCH=$$($(GO) env GOARCH) GO=$(GO) NFPM="$(tool) nfpm" \
+	VERSION=$(VERSION) SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) ARCH=$$($(GO) env GOARCH) GO=$(GO) NFPM="env GOOS= GOARCH= $(tool) nfpm" \
 		packaging/build $@ $(DIST)
 
+# The tarball says what it is, for where there is no git.
 name = vpnproviderd-$(VERSION)
 dist: deb rpm ## both, the source of the last commit, and their checksums
-	git archive --prefix=$(name)/ --add-virtual-file='$(name)/packaging/release.mk:VERSION = $(VERSION)' \
-		--format=tar HEAD | gzip -9n >$(DIST)/$(name).tar.gz
-	cd $(DIST) && sha256sum *.deb *.rpm $(name).tar.gz >SHA256SUMS
+	git archive --format=tar --prefix=$(name)/ --add-virtual-file="$(name)/packaging/release.mk:$$( \
+		printf 'VERSION = %s\nSOURCE_DATE_EPOCH = %s' '$(VERSION)' $(SOURCE_DATE_EPOCH))" HEAD | gzip -9n >$(DIST)/$(name).tar.gz
+	cd $(DIST) && sha256sum *$(VERSION)* >SHA256SUMS
 
 clean: ## what build made
 	rm -rf $(BIN) $(DIST)

@@ -36,13 +36,13 @@ function add(word) {
 		("date -u -R -d " $4) | getline when
 	next
 }
-number == "" || /^### / || /^\[.*\]: / { next } # the latter say where links go
+# The items of the lists alone: what stands between them introduces them.
 /^- / {
 	changes = changes "\n "
 	column = 1
 	$1 = "*"
 }
-{
+/^\*|^  / {
 	for (i = 1; i <= NF; i++)
 		add($i)
 }

@@ -1,0 +1,85 @@
+package packages
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/vpnprovider/vpnproviderd/test/container"
+)
+
+// callDaemon is a call that everybody may make, and that starts the daemon.
+const callDaemon = "busctl call org.vpnprovider1 /org/vpnprovider1 org.vpnprovider1.Manager ListConfigs"
+
+// testDpkg is the life of the packages on a Debian, step after step.
+func testDpkg(t *testing.T, old, update built) {
+	m := newMachine(t)
+	files, network := m.files(), m.network()
+
+	m.sh("dpkg -i " + m.put(old.deb[service]) + " " + m.put(old.deb["vpn-openconnect"]))
+	m.checkInstalled()
+	m.checkActivation()
+	m.connect()
+	if m.network() == network {
+		t.Error("a VPN changes nothing")
+	}
+
+	messages := m.watch()
+	pid := m.sh("systemctl show -P MainPID vpnproviderd")
+	m.sh("dpkg -i " + m.put(update.deb[service]))
+	m.checkInstalled()
+	if m.sh("systemctl show -P MainPID vpnproviderd") == pid {
+		t.Error("the old daemon runs on")
+	}
+	m.expect("vpnproviderd "+newer, "vpnproviderd --version")
+	messages.Await(t, `"disconnected","shutdown"`)
+	m.undone(network)
+	m.reconnect()
+
+	// An app that calls all the time does not bring the daemon back.
+	calls := m.Start(t, container.Command{Argv: []string{"sh", "-c", "while :; do " + callDaemon + " >/dev/null 2>&1 && echo called; done"}, User: container.Bob})
+	calls.Await(t, "called")
+	m.sh("dpkg -r vpn-openconnect vpnproviderd")
+	m.undone(network)
+	m.expect("", "pgrep vpnproviderd || :")
+	m.expect("not-found", "systemctl show -P LoadState vpnproviderd")
+	m.expect("", "ls /run/systemd/system | grep vpn || :; systemctl --no-legend --failed")
+	if out, err := m.Output(container.Command{Argv: []string{"busctl", "status", "org.vpnprovider1"}}); err == nil {
+		t.Errorf("the name still has an owner:\n%s", out)
+	}
+	m.sh("dpkg -P vpn-openconnect vpnproviderd")
+	m.gone("purge", files, m.files())
+	m.expect("vpnprovider", "id -un vpnprovider") // the user stays
+	// And it can come back.
+	m.sh("dpkg -i /tmp/vpnproviderd_" + newer + "*.deb")
+	m.checkInstalled()
+}
+
+// checkInstalled looks at what there has to be after an installation.
+func (m machine) checkInstalled() {
+	m.t.Helper()
+	m.expect("", "dpkg -V vpnproviderd")
+	m.expect("enabled\nactive", "systemctl is-enabled vpnproviderd; systemctl is-active vpnproviderd")
+	m.expect("", "systemctl --no-legend --failed")
+	m.expect("vpnprovider 755\nvpnprovider 700\nroot 755\nvpnprovider 750",
+		"stat -c '%G %a' /run/vpnprovider /var/lib/vpnprovider /etc/vpnprovider /etc/vpnprovider/configs.d")
+	m.sh("systemd-analyze --no-pager security --threshold=15 vpnproviderd >/dev/null")
+	m.sh("systemd-analyze --no-pager security --threshold=15 vpnproviderd-cleanup >/dev/null")
+}
+
+// checkActivation: an ordinary user's call starts the daemon.
+func (m machine) checkActivation() {
+	m.t.Helper()
+	m.expect("inactive", "systemctl stop vpnproviderd; systemctl is-active vpnproviderd || :")
+	if out := m.alice(callDaemon); !strings.HasPrefix(out, "a(osss)") {
+		m.t.Errorf("ListConfigs: %s", out)
+	}
+	m.expect("active", "systemctl is-active vpnproviderd")
+	m.expect("vpnprovider", "ps -o user= -C vpnproviderd")
+	if out := m.alice("vpnctl list"); strings.Contains(out, "Echo") {
+		m.t.Errorf("vpnctl list: %s", out)
+	}
+	m.alice("vpn-openconnect --version")
+	for _, shell := range []string{"bash-completion/completions/vpnctl", "zsh/*/_vpnctl", "fish/vendor_completions.d/vpnctl.fish"} {
+		m.sh("test -s /usr/share/" + shell)
+	}
+}
