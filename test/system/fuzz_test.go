@@ -118,7 +118,7 @@ func (f *fuzzer) argument(signature string) (arg any, rest string) {
 	case 'v':
 		arg = f.value(0)
 	default:
-		arg = uint32(f.random.Uint32())
+		arg = f.random.Uint32()
 	}
 	return arg, signature[1:]
 }
@@ -146,9 +146,15 @@ func (f *fuzzer) dict(depth int) dict {
 
 func (f *fuzzer) value(depth int) godbus.Variant {
 	values := []any{
-		f.text(), []string{f.text(), f.text()}, true, false, uint32(f.random.Uint32()), int64(-f.random.Int64()), 0.5,
-		[]byte{1, 2}, byte(f.random.Uint32()), uint16(3), []string{"0.0.0.0/0", "::/0"}, "10.8.0.2/24", godbus.ObjectPath("/x"),
-		struct{ A, B string }{"a", f.text()}, godbus.SignatureOf(""),
+		f.text(),
+		[]string{f.text(), f.text()},
+		true, false, f.random.Uint32(), -f.random.Int64(), 0.5,
+		[]byte{1, 2},
+		byte(f.random.Uint32()), uint16(3),
+		[]string{"0.0.0.0/0", "::/0"},
+		"10.8.0.2/24", godbus.ObjectPath("/x"),
+		struct{ A, B string }{"a", f.text()},
+		godbus.SignatureOf(""),
 	}
 	if depth < 3 {
 		values = append(values, f.dict(depth), []godbus.Variant{f.value(depth + 1)}, f.value(depth+1))
