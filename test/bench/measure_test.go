@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpnprovider/vpnproviderd/routing"
+	"github.com/vpnprovider/vpnproviderd/routing/nft"
 	"github.com/vpnprovider/vpnproviderd/routing/resolvconf"
 	"github.com/vpnprovider/vpnproviderd/routing/rtnl"
 	"github.com/vpnprovider/vpnproviderd/test/harness"
@@ -178,15 +179,20 @@ func addEach(ns *harness.Namespace, link netlink.Link) error {
 // apply is all that SetParameters does to the network.
 func apply(ns *harness.Namespace, link netlink.Link) error {
 	var kernel *rtnl.Kernel
+	var firewall *nft.Firewall
 	err := ns.Do(func() (err error) {
-		kernel, err = rtnl.NewKernel()
+		if kernel, err = rtnl.NewKernel(); err != nil {
+			return err
+		}
+		firewall, err = nft.New()
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	defer kernel.Close()
-	network := routing.New(kernel, resolvconf.None{}, slog.New(slog.DiscardHandler))
+	defer firewall.Close()
+	network := routing.New(kernel, firewall, resolvconf.None{}, slog.New(slog.DiscardHandler))
 	return network.Apply(context.Background(), routing.Config{
 		Link:      routing.Link{Name: "vpn0", Index: link.Attrs().Index},
 		MTU:       1500,
