@@ -61,14 +61,24 @@ type format interface {
 }
 
 // Open opens the packet channel of a session, in the best format that the
-// daemon and this package have in common. The caller must close the Device;
-// that ends the session, unless another channel is opened soon.
+// daemon has. The caller must close the Device; that ends the session, unless
+// another channel is opened soon.
 func Open(ctx context.Context, s *client.Session) (*Device, error) {
+	d, err := OpenFormat(ctx, s, wire.FormatOffload)
+	if errors.Is(err, client.ErrNotSupported) || errors.Is(err, client.ErrInvalidParameter) {
+		return OpenFormat(ctx, s, wire.FormatPacket) // an older daemon, or kernel
+	}
+	return d, err
+}
+
+// OpenFormat is Open with a certain format: wire.FormatPacket or
+// wire.FormatOffload.
+func OpenFormat(ctx context.Context, s *client.Session, name string) (*Device, error) {
 	p, err := s.Properties(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ch, err := s.OpenChannel(ctx, client.ChannelOptions{})
+	ch, err := s.OpenChannel(ctx, client.ChannelOptions{Format: name})
 	if err != nil {
 		return nil, err
 	}
@@ -88,11 +98,13 @@ func Open(ctx context.Context, s *client.Session) (*Device, error) {
 }
 
 func formatOf(ch *client.Channel) (format, error) {
-	switch name := ch.Info().Format; name {
+	switch info := ch.Info(); info.Format {
 	case wire.FormatPacket:
 		return newPackets(ch), nil
+	case wire.FormatOffload:
+		return newSuperPackets(ch, info.Batch, info.MaxMessage), nil
 	default:
-		return nil, fmt.Errorf("cannot use a packet channel of the format %q", name)
+		return nil, fmt.Errorf("cannot use a packet channel of the format %q", info.Format)
 	}
 }
 
