@@ -19,9 +19,10 @@ import (
 )
 
 var (
-	quick = flag.Bool("quick", false, "short periods and few rounds, for a look: no bar is about these")
-	out   = flag.String("out", "", "folder to write the session into")
-	doc   = flag.String("doc", "", "document whose table is replaced by the session's")
+	quick   = flag.Bool("quick", false, "short periods and few rounds, for a look: no bar is about these")
+	retries = flag.Int("retries", 5, "how often a disturbed measurement is repeated")
+	out     = flag.String("out", "", "folder to write the session into")
+	doc     = flag.String("doc", "", "document whose tables are replaced by the session's")
 )
 
 func TestMain(m *testing.M) { harness.Main(m) }
@@ -40,7 +41,7 @@ func plans() plan {
 	if *quick {
 		return plan{rounds: 2, period: 500 * time.Millisecond, trips: 50, connect: 10}
 	}
-	return plan{rounds: 5, retries: 5, period: 2 * time.Second, trips: 200, connect: 100, idle: true}
+	return plan{rounds: 5, retries: *retries, period: 2 * time.Second, trips: 200, connect: 100, idle: true}
 }
 
 // rows are the beds of a session.
@@ -68,7 +69,6 @@ func (l *lab) rows() rows {
 	r.wireguard = present(
 		l.wireguard(Root, ""),
 		l.wireguard(Packet, wire.FormatPacket),
-		l.wireguard(Offload, wire.FormatOffload),
 	)
 	return r
 }

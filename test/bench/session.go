@@ -1,9 +1,6 @@
 package bench
 
-import (
-	"cmp"
-	"slices"
-)
+import "slices"
 
 // Direction of the packets: Up from the host through the tunnel, Down back.
 type Direction string
@@ -104,10 +101,14 @@ func (s *Session) rounds(kind Kind, row string, d Direction) (all []Measurement)
 }
 
 // Median of values; 0 of none.
-func Median[T cmp.Ordered](values []T) (median T) {
+func Median(values []float64) float64 {
 	if len(values) == 0 {
-		return median
+		return 0
 	}
 	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
+	middle := len(sorted) / 2
+	if len(sorted)%2 == 0 {
+		return (sorted[middle-1] + sorted[middle]) / 2
+	}
+	return sorted[middle]
 }

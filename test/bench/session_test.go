@@ -65,6 +65,7 @@ func TestVerdictOfLess(t *testing.T) {
 		t.Errorf("%+v: %s", v, v.word())
 	}
 	s.Add(Measurement{Kind: Connect, Row: Daemon, Round: 3, Value: 13})
+	s.Add(Measurement{Kind: Connect, Row: Daemon, Round: 4, Value: 14})
 	if v = verdict(t, s, v.Text); v.word() != "missed, noisy" {
 		t.Errorf("%+v: %s", v, v.word())
 	}
@@ -95,7 +96,7 @@ func TestFloor(t *testing.T) {
 }
 
 func TestFiles(t *testing.T) {
-	s := sessionOf(map[string][]float64{B1: {1.5, 2}, Packet: {3, 4}})
+	s := sessionOf(map[string][]float64{B1: {1.5, 2}, Packet: {3, 4.2}})
 	dir := t.TempDir()
 	if err := s.WriteFiles(dir, "Here."); err != nil {
 		t.Fatal(err)
@@ -103,7 +104,7 @@ func TestFiles(t *testing.T) {
 	for name, want := range map[string]string{
 		jsonFile: `{"kind":"tcp","row":"B1","direction":"up","round":0,"value":1.5,"cost":0.6666666666666666,"foreign":0,"tries":0}`,
 		statFile: "BenchmarkTcp/B1/up 1 1.5 Gbit/s 0.6667 CPU-s/GB 0.00 foreign-cores",
-		markFile: "| P1 | `packet`, TCP, against B1 | up | 2 | 2 | ≥ 2 | ≥ 2.7 | must |",
+		markFile: "| P1 | `packet`, TCP, against B1 | up | 2.05 | 2.1 | ≥ 2 | ≥ 2.7 | must |",
 	} {
 		content, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
