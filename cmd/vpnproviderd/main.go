@@ -73,6 +73,10 @@ func cleanup(ctx context.Context, opts options, log *slog.Logger) error {
 }
 
 func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
+	limits, err := readLimits(opts.configDir)
+	if err != nil {
+		return err
+	}
 	server, err := dbus.Dial(ctx, dbus.Options{
 		Address: opts.bus, Version: version, Polkit: opts.authorization == "polkit", Rate: opts.rate, Log: log,
 	})
@@ -92,6 +96,7 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	manager, err := driver.NewManager(driver.Options{
 		Network: h.network, Host: h, Opener: opener{}, Store: configs, Observer: server, Packets: server, Log: log,
 		NextSession: counter(filepath.Join(opts.runtimeDir, "session")).next, ConnectTimeout: opts.connectTimeout,
+		ConfigsPerUser: limits.ConfigsPerUser, Configs: limits.Configs,
 	})
 	if err != nil {
 		return err
