@@ -178,11 +178,11 @@ func TestSuperPacketsTooLongForTheBuffer(t *testing.T) {
 
 func TestSuperPacketsEnd(t *testing.T) {
 	s := newSuperPackets(&line{err: io.ErrClosedPipe}, 4, vnet.MaxMessage)
-	if n, err := s.write(withHeadroom(flow(1, 3, 1000)), headroom); n != 0 || err != io.ErrClosedPipe { //nolint:errorlint // as it is
+	if n, err := s.write(withHeadroom(flow(1, 3, 1000)), headroom); n != 0 || err != io.ErrClosedPipe {
 		t.Errorf("wrote %d: %v", n, err)
 	}
 	for range 2 {
-		if n, err := s.read(make([][]byte, 1), make([]int, 1), 0); n != 0 || err != io.EOF { //nolint:errorlint // as it is
+		if n, err := s.read(make([][]byte, 1), make([]int, 1), 0); n != 0 || err != io.EOF {
 			t.Errorf("read %d: %v", n, err)
 		}
 	}
