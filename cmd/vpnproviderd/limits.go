@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -54,22 +55,11 @@ func readLimits(folder string) (limits, error) {
 func where(path string, err error) error {
 	if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok && len(strict.Errors) > 0 {
 		row, _ := strict.Errors[0].Position()
-		return fmt.Errorf("%s:%d: there is no key %s", path, row, key(strict.Errors[0].Key()))
+		return fmt.Errorf("%s:%d: there is no key %s", path, row, strings.Join(strict.Errors[0].Key(), "."))
 	}
 	if d, ok := errors.AsType[*toml.DecodeError](err); ok {
 		row, _ := d.Position()
-		return fmt.Errorf("%s:%d: %s: %w", path, row, key(d.Key()), err)
+		return fmt.Errorf("%s:%d: %s: %w", path, row, strings.Join(d.Key(), "."), err)
 	}
 	return fmt.Errorf("%s: %w", path, err)
-}
-
-func key(parts toml.Key) string {
-	text := ""
-	for i, p := range parts {
-		if i > 0 {
-			text += "."
-		}
-		text += p
-	}
-	return text
 }

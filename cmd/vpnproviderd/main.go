@@ -73,7 +73,7 @@ func cleanup(ctx context.Context, opts options, log *slog.Logger) error {
 }
 
 func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
-	limits, err := readLimits(opts.configDir)
+	limit, err := readLimits(opts.configDir)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	manager, err := driver.NewManager(driver.Options{
 		Network: h.network, Host: h, Opener: opener{}, Store: configs, Observer: server, Packets: server, Log: log,
 		NextSession: counter(filepath.Join(opts.runtimeDir, "session")).next, ConnectTimeout: opts.connectTimeout,
-		ConfigsPerUser: limits.ConfigsPerUser, Configs: limits.Configs,
+		ConfigsPerUser: limit.ConfigsPerUser, Configs: limit.Configs,
 	})
 	if err != nil {
 		return err
