@@ -106,6 +106,9 @@ func readFile(file string) (content []byte, mode os.FileMode, err error) {
 // load reads the configuration of a tunnel that is to be connected. Keys that
 // everybody on the machine can read are refused, as ssh does.
 func load(file string) (wgconf.Config, error) {
+	if file == "" {
+		return wgconf.Config{}, errors.New("the config names no file: import one with vpn-wireguard import")
+	}
 	content, mode, err := readFile(file)
 	if err != nil {
 		return wgconf.Config{}, err

@@ -266,6 +266,35 @@ func TestServe(t *testing.T) {
 	}
 }
 
+// sessionBus is a user's bus that can start the app.
+const sessionBus = `<busconfig>
+  <type>session</type>
+  <listen>unix:path=%[1]s/session</listen>
+  <servicedir>%[1]s</servicedir>
+  <policy context="default"><allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/></policy>
+</busconfig>`
+
+// Nothing runs, and the user connects: an agent starts the program by its name.
+func TestAgentStartsIt(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	s := l.startServer(t, l.Server)
+	l.output(t, 0, "import", l.file(t, "work.conf", 0o600, l.section("")+s.peer(harness.ServerIPv4, "203.0.113.0/24")))
+	service := "[D-BUS Service]\nName=" + app + "\nExec=" + strings.Join(l.command(t, "serve").Argv, " ") + "\n"
+	l.file(t, "bus.conf", 0o600, fmt.Sprintf(sessionBus, l.config))
+	l.file(t, app+".service", 0o600, service)
+	env := append(l.command(t).Env, "DBUS_SESSION_BUS_ADDRESS=unix:path="+l.config+"/session")
+	bus := l.Host.Start(t, harness.Command{Argv: []string{"dbus-daemon", "--config-file=" + l.config + "/bus.conf", "--nofork", "--nopidfile", "--print-address"}, UID: user, Env: env})
+	bus.Await(t, "unix:path=")
+	agent := l.Host.Start(t, harness.Command{Argv: []string{harness.Binary(t, "vpnctl"), "--bus", l.bus.Address, "agent"}, UID: user, Env: env})
+	agent.Await(t, "Waiting")
+	if out := l.vpnctl(t, "connect", "work"); !strings.Contains(out, "work: connected") {
+		t.Errorf("vpnctl said\n%s", out)
+	}
+	l.requireFrom(t, tunnelIPv4, insideIPv4)
+	l.output(t, 0, "down", "work")
+}
+
 // descriptors is how many a process has open.
 func descriptors(t testing.TB, p *harness.Process) int {
 	t.Helper()

@@ -52,7 +52,7 @@ func (s *server) run(ctx context.Context) error {
 			}
 			switch event := event.(type) {
 			case client.SessionStarted:
-				s.sessions.Go(func() { s.serve(ctx, event.Session) })
+				s.sessions.Go(func() { s.session(ctx, event.Session) })
 			case client.UIEvent:
 				s.complain("there is no window to show: change the file, or import another one")
 			}
@@ -60,12 +60,12 @@ func (s *server) run(ctx context.Context) error {
 	}
 }
 
-// serve is one session, from its beginning to its end.
-func (s *server) serve(ctx context.Context, session *client.Session) {
+// session is one, from its beginning to its end.
+func (s *server) session(ctx context.Context, session *client.Session) {
 	properties, err := session.Config().Properties(ctx)
 	name := properties.Name
 	if err == nil {
-		err = s.connect(ctx, session, properties)
+		err = s.carry(ctx, session, properties)
 	}
 	if err == nil {
 		return
@@ -78,12 +78,9 @@ func (s *server) serve(ctx context.Context, session *client.Session) {
 	_ = session.NotifyFailure(ending) // ended already, in most cases
 }
 
-func (s *server) connect(ctx context.Context, session *client.Session, p client.ConfigProperties) error {
-	file := fileOf(p)
-	if file == "" {
-		return errors.New("the config names no file: import one with vpn-wireguard import")
-	}
-	config, err := load(file)
+// carry runs the tunnel of a session.
+func (s *server) carry(ctx context.Context, session *client.Session, p client.ConfigProperties) error {
+	config, err := load(fileOf(p))
 	if err != nil {
 		return err
 	}
