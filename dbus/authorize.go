@@ -17,6 +17,7 @@ const (
 	actionManageOwn    = "org.vpnprovider1.manage-own"
 	actionConnect      = "org.vpnprovider1.connect"
 	actionManageOthers = "org.vpnprovider1.manage-others"
+	actionSetLockdown  = "org.vpnprovider1.set-lockdown"
 )
 
 const (

@@ -43,12 +43,15 @@ type answer struct {
 
 // CheckAuthorization is polkit's.
 func (a *authority) CheckAuthorization(s subject, action string, _ map[string]string, flags uint32, cancellation string) (answer, *godbus.Error) {
+	a.mu.Lock()
+	yes, no := slices.Contains(a.yes, action), slices.Contains(a.no, action)
+	a.mu.Unlock()
 	switch {
 	case s.Kind != "system-bus-name":
 		return answer{}, godbus.MakeFailedError(fmt.Errorf("subject %v", s))
-	case slices.Contains(a.yes, action):
+	case yes:
 		return answer{Allowed: true}, nil
-	case slices.Contains(a.no, action):
+	case no:
 		return answer{}, nil
 	case flags == 0:
 		return answer{Challenge: true}, nil
@@ -74,6 +77,13 @@ func (a *authority) CancelCheckAuthorization(cancellation string) *godbus.Error 
 	a.mu.Unlock()
 	a.say(cancellation, "cancel")
 	return nil
+}
+
+// decide changes what is allowed, and what is refused.
+func (a *authority) decide(yes, no []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.yes, a.no = yes, no
 }
 
 func (a *authority) say(cancellation, what string) {

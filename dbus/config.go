@@ -24,7 +24,9 @@ func connect(r *request) ([]any, error) {
 	session, err := r.manager.Connect(r.ctx, r.caller, r.config, driver.Connect{
 		Authorize: func(ctx context.Context) error { return r.authorize(ctx, actionConnect) },
 		Override:  r.authorizeOthers,
-		Waiting:   r.detach,
+		// It opens a way out that the lockdown was not made for.
+		PassLockdown: func(ctx context.Context) error { return r.authorize(ctx, actionSetLockdown) },
+		Waiting:      r.detach,
 	})
 	return []any{sessionPath(session)}, err
 }
@@ -61,12 +63,9 @@ func updateConfig(r *request) ([]any, error) {
 	var changes driver.ConfigChanges
 	data, withData := option[dict](o, "data")
 	autoConnect, withAuto := option[bool](o, "autoConnect")
-	_, withLockdown := option[bool](o, "lockdown")
-	switch err := o.done(); {
-	case err != nil:
+	lockdown, withLockdown := option[bool](o, "lockdown")
+	if err := o.done(); err != nil {
 		return nil, err
-	case withLockdown:
-		return nil, driver.Errorf(driver.KindNotSupported, "lockdown is not supported by this version")
 	}
 	if withData {
 		d := driver.Data(fromDict(data))
@@ -75,8 +74,16 @@ func updateConfig(r *request) ([]any, error) {
 	if withAuto {
 		changes.AutoConnect = &autoConnect
 	}
-	if err := r.authorize(r.ctx, actionManageOwn); err != nil {
-		return nil, err
+	if withLockdown {
+		changes.Lockdown = &lockdown
+		if err := r.authorize(r.ctx, actionSetLockdown); err != nil {
+			return nil, err
+		}
 	}
-	return nil, r.manager.UpdateConfig(r.caller, r.config, changes)
+	if withData || withAuto || !withLockdown {
+		if err := r.authorize(r.ctx, actionManageOwn); err != nil {
+			return nil, err
+		}
+	}
+	return nil, r.manager.UpdateConfig(r.ctx, r.caller, r.config, changes)
 }

@@ -2,6 +2,7 @@ package dbus
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"golang.org/x/time/rate"
@@ -196,11 +197,16 @@ func (d *dispatcher) stop() {
 
 // listeners are the peers that may see what owner owns and want to be told.
 func (d *dispatcher) listeners(owner uint32) []*peer {
+	return slices.DeleteFunc(d.everybody(), func(p *peer) bool { return p.uid != owner && p.uid != 0 })
+}
+
+// everybody are the peers that want to be told.
+func (d *dispatcher) everybody() []*peer {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var list []*peer
 	for _, p := range d.peers {
-		if p.known && !p.mute && (p.uid == owner || p.uid == 0) {
+		if p.known && !p.mute {
 			list = append(list, p)
 		}
 	}

@@ -22,8 +22,8 @@ func managerMethods() map[string]handler {
 		"ListConfigs":        reads(listConfigs),
 		"ListSessions":       reads(listSessions),
 		"ShowAddDialog":      showAddDialog,
-		"Explain":            notSupported,
-		"Unlock":             notSupported,
+		"Explain":            explain,
+		"Unlock":             unlock,
 		"Subscribe":          func(r *request) ([]any, error) { return nil, r.setMute(false) },
 		"Unsubscribe":        func(r *request) ([]any, error) { return nil, r.setMute(true) },
 	}
@@ -65,8 +65,9 @@ func registerProvider(r *request) ([]any, error) {
 func (r *request) autoConnect() {
 	r.interactive = false
 	err := r.manager.AutoConnect(r.ctx, r.caller, r.text(0), driver.Connect{
-		Authorize: func(ctx context.Context) error { return r.authorize(ctx, actionConnect) },
-		Waiting:   r.detach,
+		Authorize:    func(ctx context.Context) error { return r.authorize(ctx, actionConnect) },
+		PassLockdown: func(ctx context.Context) error { return r.authorize(ctx, actionSetLockdown) },
+		Waiting:      r.detach,
 	})
 	if err != nil {
 		r.log.Warn("cannot connect by itself", "APP", r.text(0), "error", err)
@@ -217,6 +218,70 @@ func showAddDialog(r *request) ([]any, error) {
 		return nil, err
 	}
 	return nil, r.manager.AskForConfig(r.ctx, r.caller, r.text(0), wire.ShowAddDialog, r.detach)
+}
+
+func unlock(r *request) ([]any, error) {
+	if err := r.noOptions(0); err != nil {
+		return nil, err
+	}
+	if err := r.authorize(r.ctx, actionSetLockdown); err != nil {
+		return nil, err
+	}
+	// Without polkit, everybody decides on their own lockdowns alone.
+	return nil, r.manager.Unlock(r.ctx, r.caller, r.opts.Polkit || r.caller.UID == 0)
+}
+
+func explain(r *request) ([]any, error) {
+	o := r.options(1)
+	uid, given := option[uint32](o, "uid")
+	if err := o.done(); err != nil {
+		return nil, err
+	}
+	if !given {
+		uid = r.caller.UID
+	}
+	e, err := r.manager.Explain(r.ctx, r.caller, r.text(0), uid)
+	if err != nil {
+		return nil, err
+	}
+	return []any{explanation(r.text(0), uid, e)}, nil
+}
+
+// explanation has no keys for what there is none of.
+func explanation(destination string, uid uint32, e driver.Explanation) dict {
+	d := dict{
+		"destination": godbus.MakeVariant(destination),
+		"uid":         godbus.MakeVariant(uid),
+		"action":      godbus.MakeVariant(e.Action),
+		"why":         godbus.MakeVariant(e.Why),
+		"dnsServers":  godbus.MakeVariant(texts(e.Servers)),
+	}
+	if e.Session != 0 {
+		d["session"] = godbus.MakeVariant(sessionPath(e.Session))
+	}
+	w := e.Way
+	if w.Table != 0 {
+		d["rule"], d["table"] = godbus.MakeVariant(w.Rule), godbus.MakeVariant(w.Table)
+	}
+	for key, text := range map[string]string{
+		"device": w.Interface, "route": shown(w.Block), "gateway": shown(w.Gateway), "source": shown(w.Source),
+	} {
+		if text != "" {
+			d[key] = godbus.MakeVariant(text)
+		}
+	}
+	return d
+}
+
+// shown is the text of an address or block, empty for none.
+func shown[T interface {
+	IsValid() bool
+	String() string
+}](v T) string {
+	if !v.IsValid() {
+		return ""
+	}
+	return v.String()
 }
 
 func (r *request) setMute(mute bool) error {

@@ -20,6 +20,8 @@ func (s *Server) Observe(n driver.Notice) {
 		s.changed(n.After.Owner, configPath(n.After.ID), wire.ConfigInterface, changed(configProperties(n.Before), configProperties(n.After)))
 	case driver.ConfigGone:
 		s.removed(n.Config.Owner, configPath(n.Config.ID), wire.ConfigInterface)
+	case driver.HealthChanged:
+		s.healthChanged(n.Problems)
 	case driver.SessionAdded:
 		s.added(n.Session.Owner, sessionPath(n.Session.ID), wire.SessionInterface, sessionProperties(n.Session))
 		s.sessionsChanged(n.Session.Owner, []driver.SessionInfo{n.Session})
@@ -65,8 +67,16 @@ func (s *Server) changed(owner uint32, path godbus.ObjectPath, iface string, dif
 // sessionsChanged tells of the manager's list of sessions. There is one
 // session a host, so the list of all is the list of those who see it.
 func (s *Server) sessionsChanged(owner uint32, sessions []driver.SessionInfo) {
-	all := s.managerProperties(sessions)
+	all := s.managerProperties(sessions, nil)
 	s.changed(owner, wire.RootPath, wire.ManagerInterface, properties{"Sessions": all["Sessions"]})
+}
+
+// healthChanged tells everybody: what is wrong with the host is no secret.
+func (s *Server) healthChanged(problems []driver.Problem) {
+	diff := properties{"Health": healthProperty(problems)}
+	for _, p := range s.calls.everybody() {
+		s.out.put(signal(p.name, wire.RootPath, wire.PropertiesInterface, "PropertiesChanged", wire.ManagerInterface, diff, []string{}))
+	}
 }
 
 // Packets by signal: how many go out before the client has to answer.

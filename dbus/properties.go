@@ -38,7 +38,7 @@ func (r *request) properties(v driver.View) (string, properties, error) {
 		all, err := allSessionProperties(v, r.session)
 		return wire.SessionInterface, all, err
 	}
-	return wire.ManagerInterface, r.managerProperties(v.Sessions()), nil
+	return wire.ManagerInterface, r.managerProperties(v.Sessions(), v.Health()), nil
 }
 
 func allSessionProperties(v driver.View, id driver.SessionID) (properties, error) {
@@ -52,7 +52,7 @@ func allSessionProperties(v driver.View, id driver.SessionID) (properties, error
 	return all, err
 }
 
-func (s *Server) managerProperties(sessions []driver.SessionInfo) properties {
+func (s *Server) managerProperties(sessions []driver.SessionInfo, health []driver.Problem) properties {
 	paths := make([]godbus.ObjectPath, 0, len(sessions))
 	for _, info := range sessions {
 		paths = append(paths, sessionPath(info.ID))
@@ -61,16 +61,26 @@ func (s *Server) managerProperties(sessions []driver.SessionInfo) properties {
 		"Version":  godbus.MakeVariant(s.opts.Version),
 		"Features": godbus.MakeVariant(features()),
 		"Sessions": godbus.MakeVariant(paths),
-		"Health":   godbus.MakeVariant([]healthEntry{}),
+		"Health":   healthProperty(health),
 	}
 }
 
 type healthEntry struct{ Code, Severity, Text string }
 
+func healthProperty(problems []driver.Problem) godbus.Variant {
+	list := make([]healthEntry, 0, len(problems))
+	for _, p := range problems {
+		list = append(list, healthEntry(p))
+	}
+	return godbus.MakeVariant(list)
+}
+
 // features are the parts of the contract that this version has, beyond what
 // every version has.
 func features() []string {
-	return []string{"packet", "offload", "attach", "protect-socket", "uplink", "sleep", "activation", "ui-events"}
+	return []string{
+		"packet", "offload", "attach", "protect-socket", "lockdown", "uplink", "sleep", "activation", "ui-events", "explain",
+	}
 }
 
 func configProperties(c driver.ConfigInfo) properties {
@@ -83,7 +93,7 @@ func configProperties(c driver.ConfigInfo) properties {
 		"Session":       godbus.MakeVariant(sessionPath(c.Session)),
 		"Data":          godbus.MakeVariant(toDict(c.Data)),
 		"AutoConnect":   godbus.MakeVariant(c.AutoConnect),
-		"Lockdown":      godbus.MakeVariant(false),
+		"Lockdown":      godbus.MakeVariant(c.Lockdown),
 		"LastConnected": godbus.MakeVariant(c.LastConnected),
 		"FailureReason": godbus.MakeVariant(c.FailureReason),
 	}

@@ -104,7 +104,7 @@ func TestAutoConnect(t *testing.T) {
 			return 0
 		}
 		for _, id := range []driver.ConfigID{other, b.work} {
-			if err := b.UpdateConfig(ui, id, driver.ConfigChanges{AutoConnect: &yes}); err != nil {
+			if err := b.UpdateConfig(t.Context(), ui, id, driver.ConfigChanges{AutoConnect: &yes}); err != nil {
 				t.Fatal(err)
 			}
 		}

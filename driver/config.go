@@ -41,6 +41,7 @@ func (m *Manager) CreateConfig(by Caller, n NewConfig) (ConfigID, error) {
 	c := &config{ConfigInfo: ConfigInfo{
 		ID: id, App: app, Name: n.Name, Owner: n.Owner, Source: SourcePlatform, State: Idle,
 		Data: n.Data, AutoConnect: n.AutoConnect,
+		Lockdown: m.forgotten[id].Lockdown, // it is the same config again
 	}}
 	if p != nil && p.conn == by.Conn {
 		c.Source, c.delivered = SourceProvider, true
@@ -93,10 +94,18 @@ func (m *Manager) FindConfig(by Caller, owner uint32, app, name string) (ConfigI
 type ConfigChanges struct {
 	Data        *Data
 	AutoConnect *bool
+	Lockdown    *bool
 }
 
 // UpdateConfig changes a config, all or nothing.
-func (m *Manager) UpdateConfig(by Caller, id ConfigID, changes ConfigChanges) error {
+func (m *Manager) UpdateConfig(ctx context.Context, by Caller, id ConfigID, changes ConfigChanges) error {
+	if changes.Lockdown != nil {
+		return m.updateLockdown(ctx, by, id, changes)
+	}
+	return m.update(by, id, changes)
+}
+
+func (m *Manager) update(by Caller, id ConfigID, changes ConfigChanges) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c, err := m.visible(by, id)
@@ -113,10 +122,15 @@ func (m *Manager) UpdateConfig(by Caller, id ConfigID, changes ConfigChanges) er
 	if changes.AutoConnect != nil {
 		wanted.AutoConnect = *changes.AutoConnect
 	}
+	if changes.Lockdown != nil {
+		wanted.Lockdown = *changes.Lockdown
+	}
 	if err := m.opts.Store.Save(wanted); err != nil {
 		return Errorf(KindFailed, "cannot save the config %q: %v", c.Name, err)
 	}
-	m.change(c, func(i *ConfigInfo) { i.Data, i.AutoConnect = wanted.Data, wanted.AutoConnect })
+	m.change(c, func(i *ConfigInfo) {
+		i.Data, i.AutoConnect, i.Lockdown = wanted.Data, wanted.AutoConnect, wanted.Lockdown
+	})
 	return nil
 }
 
@@ -167,7 +181,7 @@ func (m *Manager) remove(by Caller, id ConfigID, tells func(*provider) bool) err
 func (m *Manager) remembers(owner uint32) bool {
 	kept := 0
 	for _, r := range m.forgotten {
-		if r.Owner == owner {
+		if r.Owner == owner && r.Delivered {
 			kept++
 		}
 	}
@@ -177,24 +191,17 @@ func (m *Manager) remembers(owner uint32) bool {
 // forget must be called with mu held, for a config without a session.
 func (m *Manager) forget(c *config, p *provider, tell bool) error {
 	r := c.record()
-	r.Removed = tell && p == nil && c.delivered && m.remembers(c.Owner)
-	var err error
-	if r.Removed {
-		err = m.opts.Store.Save(r)
-	} else {
-		err = m.opts.Store.Delete(c.Owner, c.ID)
-	}
-	if err != nil {
+	r.Removed, r.Data = true, nil
+	r.Delivered = tell && p == nil && c.delivered && m.remembers(c.Owner)
+	if err := m.storeRemoved(r); err != nil {
 		return Errorf(KindFailed, "cannot remove the config %q: %v", c.Name, err)
 	}
-	if r.Removed {
-		r.Data = nil
-		m.forgotten[c.ID] = r
-	}
+	m.keepRemoved(r)
 	if tell && p != nil {
 		m.tell(ConfigRemoved{To: p.conn, ID: c.ID, Name: c.Name})
 	}
 	delete(m.configs, c.ID)
 	m.tell(ConfigGone{Config: c.ConfigInfo})
+	m.tellHealth()
 	return nil
 }

@@ -150,7 +150,7 @@ func TestDestroyByTheProvider(t *testing.T) {
 func TestConfigsPersist(t *testing.T) {
 	b := newBench(t)
 	data := driver.Data{"server": "vpn.example.org", "port": uint16(443)}
-	if err := b.UpdateConfig(ui, b.work, driver.ConfigChanges{Data: &data}); err != nil {
+	if err := b.UpdateConfig(t.Context(), ui, b.work, driver.ConfigChanges{Data: &data}); err != nil {
 		t.Fatal(err)
 	}
 	m, err := driver.NewManager(b.Options())
@@ -162,7 +162,7 @@ func TestConfigsPersist(t *testing.T) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	bad := driver.Data{"server": "\n"}
-	kind(t, b.UpdateConfig(ui, b.work, driver.ConfigChanges{Data: &bad}), driver.KindInvalidParameter)
+	kind(t, b.UpdateConfig(t.Context(), ui, b.work, driver.ConfigChanges{Data: &bad}), driver.KindInvalidParameter)
 	if c, _ := b.Config(ui, b.work); c.Data["server"] != "vpn.example.org" {
 		t.Errorf("a refused change changed %v", c.Data)
 	}

@@ -14,6 +14,10 @@ type Connect struct {
 	// nil: it may not, unless it manages what belongs to others.
 	Override func(context.Context) error
 
+	// PassLockdown asks whether the caller may connect a config that is not one
+	// of those in lockdown, while there is a lockdown. nil: it may.
+	PassLockdown func(context.Context) error
+
 	// Waiting is told whenever the call is about to wait for something.
 	Waiting func()
 }
@@ -68,6 +72,9 @@ func (m *Manager) connect(ctx context.Context, by Caller, c *config, req Connect
 		if err := req.Authorize(ctx); err != nil {
 			return 0, err
 		}
+	}
+	if err := m.passLockdown(ctx, c, req); err != nil {
+		return 0, err
 	}
 	if _, err := m.await(ctx, providerKey{c.Owner, c.App}, req.waits); err != nil {
 		return 0, err

@@ -57,12 +57,17 @@ type Manager struct {
 	// opens a TUN.
 	connecting chan struct{}
 
+	// locking is held by the one who begins or ends a lockdown.
+	locking chan struct{}
+
 	// closing are the tunnels that are being closed in the background.
 	closing sync.WaitGroup
 
 	mu        sync.Mutex // protects everything below and in config, provider, session
 	configs   map[ConfigID]*config
-	forgotten map[ConfigID]Record // removed, their provider was not told yet
+	forgotten map[ConfigID]Record // removed, but kept: see Record.Removed
+	problems  []Problem           // of the host
+	health    []Problem           // what was told last
 	providers map[providerKey]*provider
 	uplink    Uplink
 	agents    map[string]uint32             // connection to uid
@@ -82,7 +87,7 @@ type config struct {
 func (c *config) record() Record {
 	return Record{
 		App: c.App, Name: c.Name, Owner: c.Owner, Source: c.Source, Data: c.Data,
-		AutoConnect: c.AutoConnect, LastConnected: c.LastConnected, Delivered: c.delivered,
+		AutoConnect: c.AutoConnect, Lockdown: c.Lockdown, LastConnected: c.LastConnected, Delivered: c.delivered,
 	}
 }
 
@@ -91,6 +96,7 @@ func NewManager(opts Options) (*Manager, error) {
 	m := &Manager{
 		opts:       withDefaults(opts),
 		connecting: make(chan struct{}, 1),
+		locking:    make(chan struct{}, 1),
 		configs:    make(map[ConfigID]*config),
 		forgotten:  make(map[ConfigID]Record),
 		providers:  make(map[providerKey]*provider),
@@ -110,7 +116,7 @@ func NewManager(opts Options) (*Manager, error) {
 		m.configs[r.ID()] = &config{
 			ConfigInfo: ConfigInfo{
 				ID: r.ID(), App: r.App, Name: r.Name, Owner: r.Owner, Source: r.Source, State: Idle,
-				Data: r.Data, AutoConnect: r.AutoConnect, LastConnected: r.LastConnected,
+				Data: r.Data, AutoConnect: r.AutoConnect, Lockdown: r.Lockdown, LastConnected: r.LastConnected,
 			},
 			delivered: r.Delivered,
 		}
@@ -157,11 +163,12 @@ func (m *Manager) Shutdown() {
 }
 
 // Idle says that nobody needs the manager: neither provider nor agent is
-// registered and no session exists.
+// registered, no session exists, and no lockdown is in force, which another
+// program could undo.
 func (m *Manager) Idle() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.providers) == 0 && len(m.agents) == 0 && m.active == nil
+	return len(m.providers) == 0 && len(m.agents) == 0 && m.active == nil && !m.opts.Network.Locked()
 }
 
 // tell must be called with mu held.

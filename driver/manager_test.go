@@ -505,7 +505,7 @@ func TestOwnership(t *testing.T) {
 		kind(t, b.EndSession(stranger, s), driver.KindNotFound)
 		kind(t, b.Disconnect(stranger, b.work), driver.KindNotFound)
 		kind(t, b.RemoveConfig(stranger, b.work), driver.KindNotFound)
-		kind(t, b.UpdateConfig(stranger, b.work, driver.ConfigChanges{}), driver.KindNotFound)
+		kind(t, b.UpdateConfig(t.Context(), stranger, b.work, driver.ConfigChanges{}), driver.KindNotFound)
 		if len(b.Configs(stranger)) != 0 || len(b.Sessions(stranger)) != 0 || len(b.ListProviders(stranger)) != 0 {
 			t.Error("a stranger sees something")
 		}

@@ -16,6 +16,7 @@ type ConfigInfo struct {
 	Session       SessionID // 0: none
 	Data          Data      // not to be changed
 	AutoConnect   bool
+	Lockdown      bool
 	LastConnected uint64 // microseconds since the epoch; 0: never
 	FailureReason string
 }
@@ -44,6 +45,9 @@ type ConfigChanged struct{ Before, After ConfigInfo }
 
 // ConfigGone has the config as it was last.
 type ConfigGone struct{ Config ConfigInfo }
+
+// HealthChanged is told to everybody: all of what is wrong now.
+type HealthChanged struct{ Problems []Problem }
 
 // SessionAdded is told to whoever may see the session.
 type SessionAdded struct{ Session SessionInfo }
@@ -95,6 +99,7 @@ type UIEvent struct {
 func (ConfigAdded) notice()     {}
 func (ConfigChanged) notice()   {}
 func (ConfigGone) notice()      {}
+func (HealthChanged) notice()   {}
 func (SessionAdded) notice()    {}
 func (SessionChanged) notice()  {}
 func (SessionGone) notice()     {}

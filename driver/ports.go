@@ -9,11 +9,19 @@ import (
 	"github.com/vpnprovider/vpnproviderd/routing"
 )
 
-// Network is the host's network, as routing.Network is: Apply goes to the
-// wanted state or, with an error, leaves the previous one. The zero Config
-// undoes everything.
+// Network is the host's network, as routing.Network is: Apply and Lock go to the
+// wanted state or, with an error, leave the previous one.
 type Network interface {
+	// Apply makes want the state of the session. The zero Config undoes
+	// everything but a lockdown.
 	Apply(ctx context.Context, want routing.Config) error
+
+	// Lock begins or ends the lockdown, which holds with and without a session
+	// and outlives the process.
+	Lock(ctx context.Context, on bool) error
+
+	// Locked says whether a lockdown is in force. It does not wait.
+	Locked() bool
 }
 
 // Host tells what is on this host and exempts sockets from the tunnel.
@@ -26,6 +34,13 @@ type Host interface {
 	// tunnel's addresses: a socket bound to one is refused. Errors are Errors
 	// of this package.
 	Protect(socket *os.File, bound []netip.Addr) error
+
+	// Way says what becomes of a packet that a program of uid sends to dst.
+	Way(ctx context.Context, dst netip.Addr, uid uint32) (Way, error)
+
+	// Resolution is what is ours in the host's DNS, nil where nothing is.
+	// splits says whether the host asks different servers for different names.
+	Resolution() (r *routing.Resolution, splits bool)
 }
 
 // Opener makes tunnels and channels.
@@ -113,8 +128,11 @@ type Record struct {
 	// Delivered: the provider knows of the config.
 	Delivered bool
 
-	// Removed: the config is no more, but its provider has not been told.
+	// Removed: the config is no more. It is kept while its provider is still to
+	// be told, if Delivered, and while its lockdown is not ended.
 	Removed bool
+
+	Lockdown bool
 }
 
 // ID of the record's config.

@@ -120,7 +120,7 @@ func (m *Manager) ownApp(by Caller, app string) (string, error) {
 // created and removed without it. It must be called with mu held.
 func (m *Manager) deliver(key providerKey, conn string) {
 	for _, r := range m.forgotten {
-		if r.Owner != key.uid || r.App != key.app {
+		if r.Owner != key.uid || r.App != key.app || !r.Delivered {
 			continue
 		}
 		m.tell(ConfigRemoved{To: conn, ID: r.ID(), Name: r.Name})
@@ -149,11 +149,30 @@ func (m *Manager) save(c *config) {
 	}
 }
 
-// erase must be called with mu held.
+// erase forgets a removed config whose provider was told, unless its lockdown
+// is not ended. It must be called with mu held.
 func (m *Manager) erase(r Record) {
-	delete(m.forgotten, r.ID())
-	if err := m.opts.Store.Delete(r.Owner, r.ID()); err != nil {
-		m.log.Error("cannot delete a stored config", "config", r.ID(), "error", err)
+	r.Delivered = false
+	if err := m.storeRemoved(r); err != nil {
+		m.log.Error("cannot change a stored config", "config", r.ID(), "error", err)
+	}
+	m.keepRemoved(r)
+}
+
+// storeRemoved stores what must be kept of a removed config, keepRemoved does
+// the same in memory. They must be called with mu held.
+func (m *Manager) storeRemoved(r Record) error {
+	if r.Delivered || r.Lockdown {
+		return m.opts.Store.Save(r)
+	}
+	return m.opts.Store.Delete(r.Owner, r.ID())
+}
+
+func (m *Manager) keepRemoved(r Record) {
+	if r.Delivered || r.Lockdown {
+		m.forgotten[r.ID()] = r
+	} else {
+		delete(m.forgotten, r.ID())
 	}
 }
 

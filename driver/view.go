@@ -60,6 +60,9 @@ func (v View) Sessions() []SessionInfo {
 	return nil
 }
 
+// Health is what is wrong.
+func (v View) Health() []Problem { return v.m.health }
+
 // Statistics of a session.
 func (v View) Statistics(id SessionID) (map[string]uint64, error) {
 	s, err := v.m.session(v.by, id)

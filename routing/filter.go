@@ -50,6 +50,13 @@ func (f *Filter) equal(o *Filter) bool {
 		slices.Equal(f.Marked, o.Marked) && slices.EqualFunc(f.Tunnels, o.Tunnels, TunnelEnd.equal)
 }
 
+// Passes says whether an unmarked packet of this host may leave by the link.
+func (f *Filter) Passes(link int) bool {
+	const loopback = 1 // in every network namespace
+	return f == nil || !f.Lockdown || link == loopback || slices.Contains(f.Local, link) ||
+		slices.ContainsFunc(f.Tunnels, func(t TunnelEnd) bool { return t.Link == link })
+}
+
 // both is a filter under which everything is dropped that either drops because
 // of its tunnels or its lockdown: it stands while the way from f to o is gone.
 // It is nil when both are.

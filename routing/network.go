@@ -105,6 +105,9 @@ func (n *Network) Refresh(ctx context.Context) error {
 	if err := n.look(ctx); err != nil {
 		return fmt.Errorf("cannot refresh the network: %w", err)
 	}
+	if n.goal.Firewall != nil && n.have.Firewall == nil {
+		n.log.Warn("another program has removed the firewall: it is put back", "lockdown", lockdown)
+	}
 	want, err := n.plan(ctx, n.want, lockdown)
 	if err != nil {
 		return fmt.Errorf("cannot plan the network: %w", err)

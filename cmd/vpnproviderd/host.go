@@ -37,8 +37,8 @@ type host struct {
 	lock     *os.File
 }
 
-// openHost makes the folders, makes sure that no other daemon is at work on
-// them, and removes what an earlier one left.
+// openHost makes the folders and makes sure that no other daemon is at work on
+// them. It changes nothing else.
 func openHost(ctx context.Context, opts options, log *slog.Logger) (*host, error) {
 	for _, folder := range []string{opts.stateDir, opts.runtimeDir} {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
@@ -72,10 +72,15 @@ func openHost(ctx context.Context, opts options, log *slog.Logger) (*host, error
 		return nil, errors.Join(err, h.close())
 	}
 	h.network = routing.New(kernel, firewall, h.dns, log)
-	if err := h.network.Sweep(ctx, false); err != nil {
-		return nil, errors.Join(err, h.close())
-	}
 	return h, nil
+}
+
+// sweep removes what an earlier daemon left, but for a lockdown that is there
+// or wanted: that is in force first.
+func (h *host) sweep(ctx context.Context, lockdown bool) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return h.network.Sweep(ctx, lockdown)
 }
 
 func (h *host) close() error {
@@ -112,40 +117,22 @@ func (h *host) Protect(socket *os.File, bound []netip.Addr) error {
 	return err
 }
 
-// followDNS sets the DNS again when what makes it has changed. It returns when
-// ctx ends.
-func (h *host) followDNS(ctx context.Context, log *slog.Logger) {
-	err := h.dns.Watch(ctx, func() {
-		bounded, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		if err := h.network.Refresh(bounded); err != nil {
-			log.Warn("cannot set the DNS again", "error", err)
-		}
-	})
+// Way is driver.Host.
+func (h *host) Way(ctx context.Context, dst netip.Addr, uid uint32) (driver.Way, error) {
+	w, err := h.kernel.Way(ctx, dst, uid)
 	if err != nil {
-		log.Error("changes of the DNS service are not followed any more", "error", err)
+		return driver.Way{}, err
 	}
+	return driver.Way{
+		Refused: w.Refused, Held: !w.Refused && !h.network.State().Firewall.Passes(w.Index),
+		Table: w.Table, Rule: w.Rule, Block: w.Block, Interface: w.Interface, Index: w.Index,
+		Gateway: w.Gateway, Source: w.Source, Planned: h.network.Decide(dst),
+	}, nil
 }
 
-// follow keeps the network as it shall be when what surrounds it changes, and
-// tells the manager of the uplink. It returns when ctx ends.
-func (h *host) follow(ctx context.Context, manager *driver.Manager, log *slog.Logger) {
-	err := h.kernel.Monitor(ctx, func() {
-		bounded, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		if err := h.network.Refresh(bounded); err != nil {
-			log.Warn("cannot follow a change of the network", "error", err)
-		}
-		uplink, err := h.uplink(bounded)
-		if err != nil {
-			log.Warn("cannot find the uplink", "error", err)
-			return
-		}
-		manager.SetUplink(uplink)
-	})
-	if err != nil {
-		log.Error("changes of the network are not followed any more", "error", err)
-	}
+// Resolution is driver.Host.
+func (h *host) Resolution() (r *routing.Resolution, splits bool) {
+	return h.network.State().DNS, h.dns.PerLink()
 }
 
 func (h *host) uplink(ctx context.Context) (driver.Uplink, error) {

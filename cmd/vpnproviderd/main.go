@@ -69,7 +69,11 @@ func cleanup(ctx context.Context, opts options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return h.close()
+	err = h.sweep(ctx, false)
+	if err == nil && opts.unlock {
+		err = h.network.Lock(ctx, false)
+	}
+	return errors.Join(err, h.close())
 }
 
 func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
@@ -101,14 +105,20 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := h.sweep(ctx, manager.WantsLockdown()); err != nil {
+		return err
+	}
 	// Undone before the bus is left: providers are told.
 	defer manager.Shutdown()
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	watching.Go(func() { h.follow(ctx, manager, log) })
-	watching.Go(func() { h.followDNS(ctx, log) })
+	keeper := newKeeper(h, manager, log)
+	watching.Go(func() { keeper.run(ctx) })
+	watching.Go(func() { keeper.watch(ctx, "network", h.kernel.Monitor) })
+	watching.Go(func() { keeper.watch(ctx, "firewall", h.firewall.Monitor) })
+	watching.Go(func() { keeper.watch(ctx, "DNS service", h.dns.Watch) })
 	watching.Go(func() { followSleep(ctx, opts.bus, manager, log) })
 	go watchdog(ctx, manager, log)
 	go exitWhenIdle(ctx, opts.idleExit, stop, func() bool { return server.Idle() && manager.Idle() })

@@ -26,6 +26,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"extra"}, exitUsage, `"extra"`},
 		{[]string{"--authorization", "nobody"}, exitUsage, `"nobody"`},
 		{[]string{"--resolver", "magic"}, exitUsage, `"magic"`},
+		{[]string{"--unlock"}, exitUsage, "vpnctl unlock"},
 		{[]string{"--connect-timeout", "0"}, exitUsage, "--connect-timeout"},
 		{[]string{"--connect-timeout", "soon"}, exitUsage, "soon"},
 		{[]string{"--idle-exit", "-1s"}, exitUsage, "--idle-exit"},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,6 +29,7 @@ type options struct {
 	rate           dbus.Rate
 	level          slog.Level
 	cleanup        bool
+	unlock         bool
 	version        bool
 }
 
@@ -54,7 +56,8 @@ func parse(args []string, out io.Writer) (o options, err error) {
 	f.DurationVar(&o.idleExit, "idle-exit", 0, "exit when nobody has needed the service for that long; 0: never")
 	rate := f.String("call-rate", "20:5", "`BURST:RATE` of costly calls, a sender and second; 0: no limit")
 	level := f.String("log-level", "info", "debug, info, warn or error")
-	f.BoolVar(&o.cleanup, "cleanup", false, "remove all that an earlier run left, and exit")
+	f.BoolVar(&o.cleanup, "cleanup", false, "remove all that an earlier run left but a lockdown, and exit")
+	f.BoolVar(&o.unlock, "unlock", false, "with --cleanup: end a lockdown too (it comes back with the next start if a config wants it)")
 	f.BoolVar(&o.version, "version", false, "print the version, and exit")
 	f.Usage = func() { fmt.Fprint(out, usage, f.FlagUsages()) }
 	if err := f.Parse(args); err != nil {
@@ -82,6 +85,9 @@ func (o options) check() error {
 	case "auto", "resolved", "resolvconf", "file", "none":
 	default:
 		return fmt.Errorf("--resolver %q is not auto, resolved, resolvconf, file or none", o.resolver)
+	}
+	if o.unlock && !o.cleanup {
+		return errors.New("--unlock goes with --cleanup; while the service runs, use vpnctl unlock")
 	}
 	if o.connectTimeout <= 0 {
 		return fmt.Errorf("--connect-timeout %s is not positive", o.connectTimeout)

@@ -32,6 +32,10 @@ type World struct {
 	fail     map[string]bool
 	hold     map[string]chan struct{}
 	network  routing.Config
+	locked   bool
+	ways     map[netip.Addr]driver.Way
+	dns      *routing.Resolution
+	splits   bool
 	tunnels  []*Tunnel
 	sessions driver.SessionID
 
@@ -59,8 +63,8 @@ func (w *World) Options() driver.Options {
 	}
 }
 
-// Fail makes what fail, or work again: "open", "apply", "undo", "permit",
-// "save", "delete", "facts".
+// Fail makes what fail, or work again: "open", "apply", "undo", "lock",
+// "unlock", "permit", "save", "delete", "facts", "way".
 func (w *World) Fail(what string, fails bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -136,6 +140,63 @@ func (w *World) Apply(ctx context.Context, want routing.Config) error {
 	w.network = want
 	w.log = append(w.log, what)
 	return nil
+}
+
+// Lock is driver.Network.
+func (w *World) Lock(ctx context.Context, on bool) error {
+	what := "unlock"
+	if on {
+		what = "lock"
+	}
+	if err := w.enter(ctx, what); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.locked = on
+	w.log = append(w.log, what)
+	return nil
+}
+
+// Locked is driver.Network.
+func (w *World) Locked() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.locked
+}
+
+// SetWay says what becomes of a destination.
+func (w *World) SetWay(dst string, way driver.Way) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ways == nil {
+		w.ways = make(map[netip.Addr]driver.Way)
+	}
+	w.ways[netip.MustParseAddr(dst)] = way
+}
+
+// SetResolution says what is in the host's DNS.
+func (w *World) SetResolution(r *routing.Resolution, splits bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.dns, w.splits = r, splits
+}
+
+// Way is driver.Host.
+func (w *World) Way(ctx context.Context, dst netip.Addr, _ uint32) (driver.Way, error) {
+	if err := w.enter(ctx, "way"); err != nil {
+		return driver.Way{}, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ways[dst], nil
+}
+
+// Resolution is driver.Host.
+func (w *World) Resolution() (r *routing.Resolution, splits bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.dns, w.splits
 }
 
 // Facts is driver.Host.
@@ -232,6 +293,12 @@ func (w *World) Observe(n driver.Notice) {
 		w.note("config %s: %s session %d %q", n.After.Name, n.After.State, n.After.Session, n.After.FailureReason)
 	case driver.ConfigGone:
 		w.note("gone config %s", n.Config.Name)
+	case driver.HealthChanged:
+		var codes []string
+		for _, p := range n.Problems {
+			codes = append(codes, p.Code+" "+p.Severity)
+		}
+		w.note("health %q", codes)
 	case driver.SessionAdded:
 		w.note("added session %d", n.Session.ID)
 	case driver.SessionChanged:

@@ -48,6 +48,7 @@ type file struct {
 	Owner         uint32           `json:"owner"`
 	Source        string           `json:"source"`
 	AutoConnect   bool             `json:"autoConnect,omitempty"`
+	Lockdown      bool             `json:"lockdown,omitempty"`
 	LastConnected uint64           `json:"lastConnected,omitempty"`
 	Delivered     bool             `json:"delivered,omitempty"`
 	Removed       bool             `json:"removed,omitempty"`
@@ -58,7 +59,7 @@ type file struct {
 func (s *Store) Save(r driver.Record) error {
 	f := file{
 		App: r.App, Name: r.Name, Owner: r.Owner, Source: r.Source, AutoConnect: r.AutoConnect,
-		LastConnected: r.LastConnected, Delivered: r.Delivered, Removed: r.Removed,
+		LastConnected: r.LastConnected, Delivered: r.Delivered, Removed: r.Removed, Lockdown: r.Lockdown,
 	}
 	if len(r.Data) > 0 {
 		f.Data = make(map[string]value, len(r.Data))
@@ -178,7 +179,7 @@ func read(path string) (r driver.Record, err error) {
 	}
 	r = driver.Record{
 		App: f.App, Name: f.Name, Owner: f.Owner, Source: f.Source, AutoConnect: f.AutoConnect,
-		LastConnected: f.LastConnected, Delivered: f.Delivered, Removed: f.Removed, Data: driver.Data{},
+		LastConnected: f.LastConnected, Delivered: f.Delivered, Removed: f.Removed, Lockdown: f.Lockdown, Data: driver.Data{},
 	}
 	for key, v := range f.Data {
 		r.Data[key] = v.any
