@@ -16,6 +16,7 @@ import (
 const (
 	actionManageOwn    = "org.vpnprovider1.manage-own"
 	actionConnect      = "org.vpnprovider1.connect"
+	actionCapture      = "org.vpnprovider1.capture"
 	actionManageOthers = "org.vpnprovider1.manage-others"
 	actionSetLockdown  = "org.vpnprovider1.set-lockdown"
 )

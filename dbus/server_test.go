@@ -324,14 +324,13 @@ func TestNotSupported(t *testing.T) {
 	defer w.Close()
 	missing := map[string]*godbus.Call{
 		"CreatePacketToken": p.session(session, "CreatePacketToken", dict{}),
-		"OpenCapture":       p.session(session, "OpenCapture", dict{}),
 	}
 	for _, call := range missing {
 		p.refused(call, wire.ErrNotSupported)
 	}
 	var features godbus.Variant
 	p.must(p.call(wire.RootPath, wire.PropertiesInterface+".Get", wire.ManagerInterface, "Features"), &features)
-	want := []string{"packet", "offload", "attach", "protect-socket", "lockdown", "uplink", "sleep", "activation", "ui-events", "explain"}
+	want := []string{"packet", "offload", "attach", "protect-socket", "lockdown", "uplink", "sleep", "activation", "ui-events", "explain", "capture"}
 	if diff := cmp.Diff(want, features.Value()); diff != "" {
 		t.Errorf("Features: %s", diff)
 	}
@@ -342,7 +341,7 @@ func TestNotSupported(t *testing.T) {
 	}
 	// Nothing else answers so: each method is called with what its signature
 	// wants.
-	known := map[string]bool{"CreatePacketToken": true, "OpenCapture": true}
+	known := map[string]bool{"CreatePacketToken": true}
 	all, err := wire.Interfaces()
 	if err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ func sessionMethods() map[string]handler {
 		"AttachPacketChannel":          attachPacketChannel,
 		"CreatePacketToken":            notSupported,
 		"ProtectSocket":                protectSocket,
-		"OpenCapture":                  notSupported,
+		"OpenCapture":                  openCapture,
 		"Disconnect":                   endSession,
 	}
 }
@@ -154,6 +154,33 @@ func protectSocket(r *request) ([]any, error) {
 	}
 	defer socket.Close()
 	return nil, r.manager.ProtectSocket(r.caller, r.session, socket)
+}
+
+// openCapture: the provider has seen the packets anyway; the user's other
+// programs may have to ask.
+func openCapture(r *request) ([]any, error) {
+	if err := r.noOptions(0); err != nil {
+		return nil, err
+	}
+	info, err := r.manager.Session(r.caller, r.session)
+	if err != nil {
+		return nil, err
+	}
+	if !r.manager.IsProvider(r.caller, info.ID) {
+		if err := r.authorize(r.ctx, actionCapture); err != nil {
+			return nil, err
+		}
+	}
+	stream, err := r.manager.OpenCapture(r.caller, r.session)
+	if err != nil {
+		return nil, err
+	}
+	defer stream.Close()
+	fd, err := duplicate(stream)
+	if err != nil {
+		return nil, driver.Errorf(driver.KindFailed, "cannot pass the stream: %v", err)
+	}
+	return []any{fd, dict{}}, nil
 }
 
 func endSession(r *request) ([]any, error) {

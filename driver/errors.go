@@ -24,6 +24,9 @@ const (
 	KindTimeout
 )
 
+// ErrCaptures is what a Capturer says that has too many captures.
+var ErrCaptures = errors.New("there are too many captures")
+
 // Error is an answer to a caller: its text is one lower-case sentence that
 // says what was wrong with which value.
 type Error struct {

@@ -89,6 +89,13 @@ type Tunnel interface {
 	Close() error
 }
 
+// Capturer is a Tunnel whose packets can be watched.
+type Capturer interface {
+	// Capture gives the end to read of a pipe with a pcapng stream, which the
+	// caller owns. ErrCaptures: there are as many as it bears.
+	Capture() (*os.File, error)
+}
+
 // ChannelFormat is what the messages of a packet channel are.
 type ChannelFormat int
 

@@ -362,6 +362,35 @@ func (m *Manager) attach(by Caller, id SessionID, ch *os.File, format ChannelFor
 	return mtu, err
 }
 
+// OpenCapture gives the end to read of a pipe with the session's packets, which
+// the caller of this owns. Besides the provider the owner and root may have it,
+// but not who only manages the sessions of others.
+func (m *Manager) OpenCapture(by Caller, id SessionID) (*os.File, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, err := m.session(by, id)
+	switch {
+	case err != nil:
+		return nil, err
+	case by.UID != 0 && by.UID != s.config.Owner:
+		return nil, Errorf(KindNotOwner, "session %d belongs to another user", id)
+	case s.state == Disconnecting:
+		return nil, Errorf(KindWrongState, "session %d is ending", id)
+	}
+	tunnel, ok := s.tunnel.(Capturer)
+	if !ok {
+		return nil, Errorf(KindNotSupported, "session %d cannot be captured", id)
+	}
+	stream, err := tunnel.Capture()
+	switch {
+	case errors.Is(err, ErrCaptures):
+		return nil, Errorf(KindLimitExceeded, "session %d is being captured too many times", id)
+	case err != nil:
+		return nil, Errorf(KindFailed, "cannot capture: %v", err)
+	}
+	return stream, nil
+}
+
 // ProtectSocket exempts one socket from the tunnel. It does not keep the
 // file.
 func (m *Manager) ProtectSocket(by Caller, id SessionID, socket *os.File) error {

@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpnprovider/vpnproviderd/tun/vnet"
 )
 
 // inbound is the direction from one channel to the TUN. It belongs to the
@@ -17,8 +19,9 @@ type inbound struct {
 	batch *messages
 	feed  feed
 
-	got int   // messages that were received
-	end error // of the channel, once these are handled
+	got   int   // messages that were received
+	shown bool  // to captures: the frame that is next
+	end   error // of the channel, once these are handled
 }
 
 // feed makes frames of messages.
@@ -127,10 +130,14 @@ func (in *inbound) inject(fd uintptr) bool {
 		if len(parts) == 0 {
 			return true
 		}
+		if all := in.captures.Load(); all != nil && !in.shown {
+			record(*all, incoming, vnet.HeaderLen, parts)
+		}
 		switch errno := in.writeFrame(fd, parts); errno {
 		case 0:
 			in.stats.received(packets, bytes)
 		case unix.EAGAIN:
+			in.shown = true
 			return false
 		case unix.EBADFD: // the interface is gone
 			in.wake()
@@ -139,5 +146,6 @@ func (in *inbound) inject(fd uintptr) bool {
 			in.stats.drop(write, packets)
 		}
 		in.feed.done()
+		in.shown = false
 	}
 }

@@ -97,12 +97,9 @@ func (g *gathered) add(head, rest []byte) {
 	g.count++
 }
 
-// size returns the length in bytes of message i.
-func (g *gathered) size(i int) (n int) {
-	for _, v := range g.vectors[2*i:][:g.headers[i].Hdr.Iovlen] {
-		n += int(v.Len)
-	}
-	return n
+// parts are those of message i.
+func (g *gathered) parts(i int) []unix.Iovec {
+	return g.vectors[2*i:][:g.headers[i].Hdr.Iovlen]
 }
 
 // send sends the messages from i on and returns how many the socket took. It

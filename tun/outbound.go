@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpnprovider/vpnproviderd/tun/vnet"
 )
 
 // outbound is the direction from the TUN to the client. It belongs to the
@@ -20,10 +22,11 @@ type outbound struct {
 	// super-packet, its segment.
 	frame, segment int
 
-	ch   *channel   // that transmit sends to
-	fail unix.Errno // of ch
-	out  gathered   // messages for ch, from the first packet on
-	sent int        // of out
+	ch    *channel   // that transmit sends to
+	fail  unix.Errno // of ch
+	out   gathered   // messages for ch, from the first packet on
+	sent  int        // of out
+	shown int        // of out, to captures
 
 	whole []byte // for a segment in one piece
 }
@@ -115,6 +118,11 @@ func (o *outbound) deliver(transmit func(uintptr) bool) {
 		} else if sink := o.sink.Load(); sink != nil {
 			packet := o.packet()
 			o.advance()
+			if all := o.captures.Load(); all != nil {
+				var part [1]unix.Iovec
+				setPart(&part[0], packet)
+				record(*all, outgoing, 0, part[:])
+			}
 			if (*sink)(packet) == nil {
 				o.stats.sent(1, len(packet))
 			}
@@ -168,7 +176,7 @@ func (o *outbound) deliverTo(ch *channel, transmit func(uintptr) bool) {
 // as a whole where the format has it whole: packets may come twice.
 func (o *outbound) gather() {
 	o.out.reset()
-	o.sent = 0
+	o.sent, o.shown = 0, 0
 	from := o.segment
 	for i := o.frame; i < o.frames.count; i++ {
 		p := &o.frames.packets[i]
@@ -201,6 +209,9 @@ func (o *outbound) transmit(fd uintptr) bool {
 		if o.sent == o.out.count {
 			o.gather()
 		}
+		if all := o.captures.Load(); all != nil {
+			o.show(*all)
+		}
 		n, errno := o.out.send(fd, o.sent)
 		switch errno {
 		case 0:
@@ -226,6 +237,17 @@ func (o *outbound) transmit(fd uintptr) bool {
 	return true
 }
 
+// show shows the messages that wait to captures, each once.
+func (o *outbound) show(all []*capture) {
+	skip := 0
+	if o.ch.format == FormatOffload {
+		skip = vnet.HeaderLen
+	}
+	for o.shown = max(o.shown, o.sent); o.shown < o.out.count; o.shown++ {
+		record(all, outgoing, skip, o.out.parts(o.shown))
+	}
+}
+
 // pass takes the first message that waits off, and tells of how many packets
 // with how many bytes it was.
 func (o *outbound) pass() (packets, bytes int) {
@@ -236,5 +258,5 @@ func (o *outbound) pass() (packets, bytes int) {
 		return p.Segments(), p.Total()
 	}
 	o.advance()
-	return 1, o.out.size(o.sent - 1)
+	return 1, size(o.out.parts(o.sent - 1))
 }

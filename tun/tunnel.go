@@ -62,6 +62,8 @@ type Tunnel struct {
 	channel atomic.Pointer[channel]
 	sink    atomic.Pointer[func([]byte) error]
 
+	captures atomic.Pointer[[]*capture] // nil: none; changed with attaching held
+
 	attaching sync.Mutex // Attach against Close; never held while waiting
 	closed    atomic.Bool
 	running   sync.WaitGroup
@@ -157,6 +159,9 @@ func (t *Tunnel) Send(packet []byte) error {
 	var parts [2]unix.Iovec
 	setPart(&parts[0], t.none[:])
 	setPart(&parts[1], packet)
+	if all := t.captures.Load(); all != nil {
+		record(*all, incoming, 0, parts[1:])
+	}
 	var errno unix.Errno
 	err := t.device.Write(func(fd uintptr) bool {
 		errno = t.writeFrame(fd, parts[:])
@@ -196,6 +201,7 @@ func (t *Tunnel) Close() error {
 			t.closeErr = fmt.Errorf("cannot close the TUN: %w", err)
 		}
 		t.running.Wait()
+		t.endCaptures()
 	})
 	return t.closeErr
 }

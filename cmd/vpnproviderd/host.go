@@ -172,7 +172,7 @@ func (opener) Open(_ context.Context, slot int, events driver.TunnelEvents) (rou
 	if events.Packet != nil {
 		t.SetSink(events.Packet)
 	}
-	return routing.Link{Name: device.Name(), Index: device.Index(), Slot: slot}, tunnel{t}, nil
+	return routing.Link{Name: device.Name(), Index: device.Index(), Slot: slot}, tunnel{t, device.Name()}, nil
 }
 
 func name(number int) string { return "vpn" + strconv.Itoa(number) }
@@ -197,8 +197,20 @@ func formatOf(format driver.ChannelFormat) tun.Format {
 // CheckChannel is driver.Opener.
 func (opener) CheckChannel(f *os.File) error { return tun.CheckChannel(f) }
 
-// tunnel is driver.Tunnel.
-type tunnel struct{ *tun.Tunnel }
+// tunnel is driver.Tunnel and driver.Capturer.
+type tunnel struct {
+	*tun.Tunnel
+	name string // of the interface
+}
+
+// Capture gives the session's packets as a stream.
+func (t tunnel) Capture() (*os.File, error) {
+	stream, err := t.Tunnel.Capture(t.name)
+	if errors.Is(err, tun.ErrCaptures) {
+		return nil, driver.ErrCaptures
+	}
+	return stream, err
+}
 
 // Attach takes the client's channel over.
 func (t tunnel) Attach(ch *os.File, format driver.ChannelFormat) error {

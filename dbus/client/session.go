@@ -240,6 +240,26 @@ func (s *Session) OpenChannel(ctx context.Context, o ChannelOptions) (*Channel, 
 	return ch, nil
 }
 
+// OpenCapture gives a stream of the session's packets, both directions, in
+// pcapng, to be read at once: what is not taken in time is missing, and the
+// stream says how much. It ends with the session; the caller closes it, which
+// ends the capture. The owner's other programs may capture, too, and root.
+func (s *Session) OpenCapture(ctx context.Context) (*os.File, error) {
+	var fd godbus.UnixFD
+	var info map[string]godbus.Variant
+	err := s.c.callFD(ctx, s.path, wire.SessionInterface+".OpenCapture", []any{dict{}}, &fd, &info)
+	if err == nil {
+		// So that Close ends a read that is under way.
+		if err = unix.SetNonblock(int(fd), true); err != nil {
+			unix.Close(int(fd))
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot capture: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "capture"), nil
+}
+
 func (s *Session) do(ctx context.Context, member string, args []any, results ...any) error {
 	_, err := s.c.call(ctx, s.path, wire.SessionInterface+"."+member, args, results...)
 	return err

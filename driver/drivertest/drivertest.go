@@ -328,6 +328,8 @@ type Tunnel struct {
 	channel *os.File
 	format  driver.ChannelFormat
 	closed  bool
+
+	captures int
 }
 
 // Permit is driver.Tunnel.
@@ -377,6 +379,21 @@ func (t *Tunnel) Send(packet []byte) error {
 
 // Statistics is driver.Tunnel.
 func (t *Tunnel) Statistics() map[string]uint64 { return map[string]uint64{"txPackets": 1} }
+
+// Capture is driver.Capturer: what it gives has nothing to read and ends at
+// once. The third is one too many.
+func (t *Tunnel) Capture() (*os.File, error) {
+	t.world.mu.Lock()
+	defer t.world.mu.Unlock()
+	if t.captures++; t.captures > 2 {
+		return nil, driver.ErrCaptures
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	return r, w.Close()
+}
 
 // Close is driver.Tunnel.
 func (t *Tunnel) Close() error {
