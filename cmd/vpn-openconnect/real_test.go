@@ -293,6 +293,7 @@ func TestKill9(t *testing.T) {
 	for _, victim := range []string{"vpn-openconnect", "openconnect", "daemon"} {
 		p := l.start(t, l.server.OpenConnect()...)
 		l.awaitState(t, l.server.URL, client.StateConnected)
+		p.Await(t, "vpn-openconnect: connected: ") // it knows, too
 		switch victim {
 		case "vpn-openconnect":
 			_ = unix.Kill(p.PID(), unix.SIGKILL)
