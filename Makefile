@@ -61,8 +61,9 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 # One session of measurements: docs/performance.md tells the method.
 session = CI=1 $(GO) test -run '^$$' -bench '^BenchmarkSession$$' -benchtime 1x -timeout 2h ./test/bench -out=$(abspath $(BIN))/bench
 
-bench: deps ## measure speed and write the tables of docs/performance.md (as root, 15 minutes)
+bench: deps ## measure speed, write the tables of docs/performance.md (as root, 15 minutes)
 	$(session) -doc=$(abspath docs/performance.md)
+	cp $(BIN)/bench/bench.txt test/bench/baseline.txt
 
 bench-quick: deps ## a look at the same in less than 2 minutes, into bin/bench
 	$(session) -quick
@@ -93,10 +94,11 @@ install: build ## below DESTDIR and PREFIX (/usr)
 		test ! -e $$page || install -Dm644 -t $(root)/share/man/man$${page##*.} $$page || exit; \
 	done
 	install -d $(root)/share/bash-completion/completions $(root)/$(ZSHDIR) $(root)/share/fish/vendor_completions.d
-	umask 022; export GOOS= GOARCH= CGO_ENABLED=0; for program in $(complete); do \
-		$(GO) run ./cmd/$$program completion bash >$(root)/share/bash-completion/completions/$$program && \
-		$(GO) run ./cmd/$$program completion zsh >$(root)/$(ZSHDIR)/_$$program && \
-		$(GO) run ./cmd/$$program completion fish >$(root)/share/fish/vendor_completions.d/$$program.fish || exit; \
+	GOOS= GOARCH= CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -o $(BIN)/host/ $(complete:%=./cmd/%)
+	umask 022; for program in $(complete); do \
+		$(BIN)/host/$$program completion bash >$(root)/share/bash-completion/completions/$$program && \
+		$(BIN)/host/$$program completion zsh >$(root)/$(ZSHDIR)/_$$program && \
+		$(BIN)/host/$$program completion fish >$(root)/share/fish/vendor_completions.d/$$program.fish || exit; \
 	done
 
 # Packages hold what install installs: docs/packages.md.

@@ -38,12 +38,16 @@ func newMachine(t *testing.T) machine {
 	return m
 }
 
-// put copies a package into the machine and returns its path there.
-func (m machine) put(pkg string) string {
+// put copies packages into the machine and returns their paths there.
+func (m machine) put(pkgs ...string) string {
 	m.t.Helper()
-	path := "/tmp/" + filepath.Base(pkg)
-	m.CopyFile(m.t, pkg, path, 0o644)
-	return path
+	var paths []string
+	for _, pkg := range pkgs {
+		path := "/tmp/" + filepath.Base(pkg)
+		m.CopyFile(m.t, pkg, path, 0o644)
+		paths = append(paths, path)
+	}
+	return strings.Join(paths, " ")
 }
 
 // sh runs a script as root and returns what it printed, without the end of the
@@ -106,7 +110,7 @@ func (m machine) reconnect() {
 // watch begins to record what the daemon tells providers.
 func (m machine) watch() *container.Process {
 	m.t.Helper()
-	p := m.Container.Start(m.t, container.Command{Argv: []string{"busctl", "--json=short", "--match=type=signal,member=PlatformMessage", "monitor"}})
+	p := m.Start(m.t, container.Command{Argv: []string{"busctl", "--json=short", "--match=type=signal,member=PlatformMessage", "monitor"}})
 	p.Await(m.t, "Monitoring bus message stream")
 	return p
 }

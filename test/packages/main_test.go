@@ -23,12 +23,13 @@ const (
 func TestPackages(t *testing.T) {
 	harness.Require(t, "make", "dpkg-deb", "rpm", "lintian")
 	old := build(t, older)
-	t.Run("reproducible", func(t *testing.T) { testReproducible(t, old, build(t, older)) })
-	t.Run("lintian", func(t *testing.T) { testLintian(t, old) })
-	t.Run("contents", func(t *testing.T) { testContents(t, old) })
+	again := build(t, older)
 	update := build(t, newer)
-	t.Run("dpkg", func(t *testing.T) { testDpkg(t, old, update) })
-	t.Run("rpm", func(t *testing.T) { testRPM(t, old, update) })
+	t.Run("reproducible", reproducible(old, again))
+	t.Run("lintian", lintian(old))
+	t.Run("contents", contents(old))
+	t.Run("dpkg", dpkg(old, update))
+	t.Run("rpm", rpm(old, update))
 }
 
 // service is the package of the daemon and what belongs to it. Every other
@@ -56,7 +57,7 @@ type built struct{ deb, rpm map[string]string }
 
 func build(t *testing.T, version string) built {
 	t.Helper()
-	dir := harness.TempDir(t)
+	dir := t.TempDir()
 	run(t, "make", "deb", "rpm", "VERSION="+version, "BIN="+dir+"/bin", "DIST="+dir)
 	b := built{map[string]string{}, map[string]string{}}
 	for name := range programs(t) {
@@ -95,30 +96,37 @@ func run(t *testing.T, argv ...string) string {
 	return out.String()
 }
 
-func testReproducible(t *testing.T, first, second built) {
-	for name := range first.deb {
-		run(t, "cmp", first.deb[name], second.deb[name])
-		run(t, "cmp", first.rpm[name], second.rpm[name])
+// reproducible: what is built twice, in two places, is the same.
+func reproducible(first, second built) func(*testing.T) {
+	return func(t *testing.T) {
+		for name := range first.deb {
+			run(t, "cmp", first.deb[name], second.deb[name])
+			run(t, "cmp", first.rpm[name], second.rpm[name])
+		}
 	}
 }
 
-func testLintian(t *testing.T, b built) {
-	argv := []string{"lintian", "--allow-root", "--fail-on=error,warning", "--tag-display-limit=0"}
-	run(t, append(argv, slices.Sorted(maps.Values(b.deb))...)...)
+func lintian(b built) func(*testing.T) {
+	return func(t *testing.T) {
+		argv := []string{"lintian", "--allow-root", "--fail-on=error,warning", "--tag-display-limit=0"}
+		run(t, append(argv, slices.Sorted(maps.Values(b.deb))...)...)
+	}
 }
 
-// testContents: each package has its own programs and no others, and both kinds
+// contents: each package has its own programs and no others, and both kinds
 // have the same files.
-func testContents(t *testing.T, b built) {
-	for name, want := range programs(t) {
-		deb := files(run(t, "sh", "-c", `dpkg-deb --fsys-tarfile "$1" | tar -t | sed -n 's:^\.\(.*[^/]\)$:\1:p'`, "sh", b.deb[name]))
-		rpm := files(run(t, "rpm", "-qlp", b.rpm[name]))
-		if !slices.Equal(deb, rpm) {
-			t.Errorf("%s holds as deb\n%s\nas rpm\n%s", name, strings.Join(deb, "\n"), strings.Join(rpm, "\n"))
-		}
-		got := slices.DeleteFunc(slices.Clone(deb), func(f string) bool { return !strings.Contains(f, "bin/") })
-		if !slices.Equal(got, want) {
-			t.Errorf("%s has the programs %q, want %q", name, got, want)
+func contents(b built) func(*testing.T) {
+	return func(t *testing.T) {
+		for name, want := range programs(t) {
+			inDeb := files(run(t, "sh", "-c", `dpkg-deb --fsys-tarfile "$1" | tar -t | sed -n 's:^\.\(.*[^/]\)$:\1:p'`, "sh", b.deb[name]))
+			inRPM := files(run(t, "rpm", "-qlp", b.rpm[name]))
+			if !slices.Equal(inDeb, inRPM) {
+				t.Errorf("%s holds as deb\n%s\nas rpm\n%s", name, strings.Join(inDeb, "\n"), strings.Join(inRPM, "\n"))
+			}
+			got := slices.DeleteFunc(slices.Clone(inDeb), func(f string) bool { return !strings.Contains(f, "bin/") })
+			if !slices.Equal(got, want) {
+				t.Errorf("%s has the programs %q, want %q", name, got, want)
+			}
 		}
 	}
 }
