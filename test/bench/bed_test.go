@@ -256,7 +256,7 @@ func (l *lab) datagrams(b *bed, d Direction, size int, period time.Duration) Res
 	args := []string{"--address", address, "--time", period.String(), "--size", strconv.Itoa(size)}
 	blast := from.Start(l, harness.Command{Argv: append([]string{l.peer, "blast"}, args...)})
 	defer blast.Kill()
-	args = append(args, "--sender", strconv.Itoa(blast.PID()), "--pids", pidList(append(b.pids, blast.PID())))
+	args = append(args, "--sender", strconv.Itoa(blast.PID()), "--pids", pidList(b.pids))
 	return l.run(to, harness.Command{Argv: args}, "sink")
 }
 

@@ -119,7 +119,7 @@ func (l *lab) routes(row string, add func(ns *harness.Namespace, link netlink.Li
 	if err != nil {
 		l.Fatal(err)
 	}
-	usage, err := StartUsage(os.Getpid())
+	usage, err := StartUsage([]int{os.Getpid()}, nil)
 	if err != nil {
 		l.Fatal(err)
 	}

@@ -144,8 +144,9 @@ func TestUsage(t *testing.T) {
 		}
 		return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 	}
-	spin := func(pids ...int) (r Result, used time.Duration) {
-		u, err := StartUsage(pids...)
+	self := []int{os.Getpid()}
+	spin := func(counted, aside []int) (r Result, used time.Duration) {
+		u, err := StartUsage(counted, aside)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,13 +160,16 @@ func TestUsage(t *testing.T) {
 		return r, used
 	}
 	// The kernel's threads count, too.
-	if r, used := spin(os.Getpid()); r.CPU < used || r.CPU > used+r.Elapsed/2 {
+	if r, used := spin(self, nil); r.CPU < used || r.CPU > used+r.Elapsed/2 {
 		t.Errorf("%v of processor time, and not %v", r.CPU, used)
 	}
-	if r, used := spin(); r.Foreign < used.Seconds()/r.Elapsed.Seconds()/2 {
+	if r, used := spin(nil, self); r.CPU > used/2 {
+		t.Errorf("%v of processor time where %v are aside", r.CPU, used)
+	}
+	if r, used := spin(nil, nil); r.Foreign < used.Seconds()/r.Elapsed.Seconds()/2 {
 		t.Errorf("%.2f processors of foreign work, where %v of %v are", r.Foreign, used, r.Elapsed)
 	}
-	if _, err := StartUsage(1 << 22); err == nil {
+	if _, err := StartUsage([]int{1 << 22}, nil); err == nil {
 		t.Error("a process that is not there has a time")
 	}
 }

@@ -21,7 +21,7 @@ type Result struct {
 	P50     time.Duration `json:"p50,omitempty"` // of what was timed one by one
 
 	// CPU is what the processes used that were asked for, Foreign how many
-	// processors all others kept busy.
+	// processors others kept busy that are no part of this.
 	CPU     time.Duration `json:"cpu"`
 	Foreign float64       `json:"foreign"`
 
@@ -31,41 +31,47 @@ type Result struct {
 
 // Usage measures from StartUsage to Stop.
 type Usage struct {
-	pids       []int
-	start      time.Time
-	ours, busy time.Duration
+	counted, aside []int
+	start          time.Time
+
+	// As of the start.
+	ours, others, busy time.Duration
 }
 
-// StartUsage begins to measure what the processes, and the kernel's threads
-// that receive packets for them, use of the processors.
-func StartUsage(pids ...int) (*Usage, error) {
-	u := &Usage{pids: append(kernelThreads(), pids...)}
+// StartUsage begins to measure what the counted processes, and the kernel's
+// threads that receive packets for them, use of the processors. What those aside
+// use is neither counted nor foreign.
+func StartUsage(counted, aside []int) (*Usage, error) {
+	u := &Usage{counted: append(kernelThreads(), counted...), aside: aside}
 	var err error
-	if u.busy, err = busyTime(); err != nil {
-		return nil, err
-	}
-	if u.ours, err = processTime(u.pids); err != nil {
-		return nil, err
-	}
+	u.ours, u.others, u.busy, err = u.now()
 	u.start = time.Now()
-	return u, nil
+	return u, err
 }
 
 // Stop notes in r what has been used.
 func (u *Usage) Stop(r *Result) error {
 	r.Elapsed = time.Since(u.start)
-	ours, err := processTime(u.pids)
-	if err != nil {
-		return err
-	}
-	busy, err := busyTime()
+	ours, others, busy, err := u.now()
 	if err != nil {
 		return err
 	}
 	r.CPU = ours - u.ours
+	foreign := (busy - u.busy) - r.CPU - (others - u.others)
 	// The kernel samples busy time at its ticks: a little below 0 is 0.
-	r.Foreign = max(0, (busy-u.busy-r.CPU).Seconds()/r.Elapsed.Seconds())
+	r.Foreign = max(0, foreign.Seconds()/r.Elapsed.Seconds())
 	return nil
+}
+
+func (u *Usage) now() (ours, others, busy time.Duration, err error) {
+	if busy, err = busyTime(); err != nil {
+		return 0, 0, 0, err
+	}
+	if ours, err = processTime(u.counted); err != nil {
+		return 0, 0, 0, err
+	}
+	others, err = processTime(u.aside)
+	return ours, others, busy, err
 }
 
 // processTime is the processor time of processes, that of their threads that

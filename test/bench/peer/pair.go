@@ -85,7 +85,7 @@ func pull(o options) (r bench.Result, err error) {
 		return r, err
 	}
 	m := newMessages(o.size)
-	usage, err := bench.StartUsage(o.pids...)
+	usage, err := bench.StartUsage(o.pids, nil)
 	if err != nil {
 		return r, err
 	}

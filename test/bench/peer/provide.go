@@ -65,21 +65,42 @@ func provide(o options) (r bench.Result, err error) {
 // provideChannel has messages pass as they are, or in batches, with the
 // super-packets of the TUN taken apart and put together.
 func provideChannel(ch *client.Channel, mode string) error {
-	if mode != wire.FormatPacket {
-		far, err := inherited(firstFile)
+	if mode == wire.FormatPacket {
+		far, err := tunDevice(firstFile)
 		if err != nil {
 			return err
 		}
+		near := &channelBatches{channel: ch}
 		ready()
-		return both(func() error { return copyEach(ch, far) }, func() error { return copyEach(far, ch) })
+		return both(func() error { return copyBatches(near, far) }, func() error { return copyBatches(far, near) })
 	}
-	far, err := tunDevice(firstFile)
+	far, err := inherited(firstFile)
 	if err != nil {
 		return err
 	}
-	near := &channelBatches{channel: ch}
+	toFar := func() error { return copyEach(ch, far) }
+	if mode == wire.FormatOffload {
+		toFar = func() error { return copyMessages(ch, far) }
+	}
 	ready()
-	return both(func() error { return copyBatches(near, far) }, func() error { return copyBatches(far, near) })
+	return both(toFar, func() error { return copyEach(far, ch) })
+}
+
+// copyMessages is copyEach that receives as many as the daemon sends at a time.
+func copyMessages(from *client.Channel, to stream) error {
+	bufs, sizes := make([][]byte, from.Info().Batch), make([]int, from.Info().Batch)
+	for i := range bufs {
+		bufs[i] = make([]byte, from.Info().MaxMessage)
+	}
+	for {
+		n, err := from.ReadPackets(bufs, sizes)
+		if err != nil {
+			return err
+		}
+		for i, size := range sizes[:n] {
+			_, _ = to.Write(bufs[i][:size])
+		}
+	}
 }
 
 // channelBatches moves packets as wireguard-go does. Read and Write each have
@@ -203,7 +224,7 @@ func connect(o options) (r bench.Result, err error) {
 	for i := range byte(9) { // and the one of all
 		routes = append(routes, netip.PrefixFrom(netip.AddrFrom4([4]byte{44, 2 * i, 0, 0}), 24))
 	}
-	usage, err := bench.StartUsage(o.pids...)
+	usage, err := bench.StartUsage(o.pids, nil)
 	if err != nil {
 		return r, err
 	}

@@ -126,7 +126,7 @@ func receive(o options) (r bench.Result, err error) {
 	if _, err := io.CopyN(sum, conn, prologue); err != nil {
 		return r, err
 	}
-	usage, err := bench.StartUsage(append(o.pids, int(binary.BigEndian.Uint32(head[:])))...)
+	usage, err := bench.StartUsage(append(o.pids, int(binary.BigEndian.Uint32(head[:]))), nil)
 	if err != nil {
 		return r, err
 	}

@@ -56,7 +56,8 @@ func blast(o options) (r bench.Result, err error) {
 }
 
 // sink counts the datagrams of o.sender that come within o.time, and checks
-// each. An earlier blast's may still be under way.
+// each. An earlier blast's may still be under way. What it cost to send them is
+// left aside: the most are sent in vain.
 func sink(o options) (r bench.Result, err error) {
 	conn, err := net.ListenPacket("udp4", o.address)
 	if err != nil {
@@ -81,7 +82,7 @@ func sink(o options) (r bench.Result, err error) {
 		}
 	}
 	r = bench.Result{}
-	usage, err := bench.StartUsage(o.pids...)
+	usage, err := bench.StartUsage(o.pids, []int{o.sender})
 	if err != nil {
 		return r, err
 	}
@@ -166,7 +167,7 @@ func ping(o options) (r bench.Result, err error) {
 		return r, err
 	}
 	defer conn.Close()
-	usage, err := bench.StartUsage(o.pids...)
+	usage, err := bench.StartUsage(o.pids, nil)
 	if err != nil {
 		return r, err
 	}

@@ -36,7 +36,7 @@ func wireguard(o options) (r bench.Result, err error) {
 	if err != nil {
 		return r, err
 	}
-	dev, err := wgtun.Open(ctx, s)
+	dev, err := wgtun.OpenFormat(ctx, s, o.mode)
 	if err != nil {
 		return r, err
 	}
