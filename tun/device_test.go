@@ -186,7 +186,11 @@ func TestProgramsDoNotInheritTheDevice(t *testing.T) {
 // overTUN is a tunnel over a real TUN, which the caller's namespace must be for.
 func overTUN(t *testing.T, name string) *bench {
 	t.Helper()
-	d := open(t, name)
+	return overDevice(t, open(t, name))
+}
+
+func overDevice(t *testing.T, d *tun.Device) *bench {
+	t.Helper()
 	b := &bench{ended: make(chan error, 64), failed: make(chan error, 64)}
 	var err error
 	b.Tunnel, err = tun.New(d, tun.Events{

@@ -15,24 +15,27 @@ const (
 )
 
 // messageFromClient judges a message that the client wants to put into the
-// TUN, and makes p of it. A nil filter refuses all.
+// TUN, and makes p of it, as far as it is in order. A nil filter refuses all.
 func (f *filter) messageFromClient(p *vnet.Packet, message []byte) reason {
-	if f == nil {
-		*p = vnet.Packet{}
-		return notConfigured
+	err := p.Check(message)
+	if f != nil && err == nil {
+		return f.fromClientUpTo(p.Longest(), p.Bytes())
 	}
-	switch err := p.Check(message); {
+	*p = vnet.Packet{}
+	switch {
+	case f == nil:
+		return notConfigured
 	case errors.Is(err, vnet.ErrChecksum):
 		return checksum
-	case err != nil:
-		return header
 	}
-	return f.fromClientUpTo(p.Longest(), p.Bytes())
+	return header
 }
 
-// messageToClient judges a message of the TUN's, and makes p of it.
+// messageToClient judges a message of the TUN's, and makes p of it, as far as
+// it is in order.
 func (f *filter) messageToClient(p *vnet.Packet, message []byte) reason {
 	if p.Parse(message) != nil {
+		*p = vnet.Packet{}
 		return header
 	}
 	return f.toClientUpTo(p.Longest(), p.Bytes())

@@ -12,9 +12,18 @@ import (
 
 	"github.com/vpnprovider/vpnproviderd/tun"
 	"github.com/vpnprovider/vpnproviderd/tun/tuntest"
+	"github.com/vpnprovider/vpnproviderd/tun/vnet"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if step := os.Getenv(crashName); step != "" {
+		crash(step)
+	}
+	if node := os.Getenv(intruderName); node != "" {
+		intrude(node)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience is how long a test waits for what must happen.
 const patience = 10 * time.Second
@@ -46,12 +55,27 @@ type bench struct {
 
 func newBench(tb testing.TB) *bench {
 	tb.Helper()
+	return newOffloadBench(tb, vnet.NoOffload)
+}
+
+// offloadDevice is a device with a virtio_net_hdr before each packet, as far as
+// the test and the tunnel are concerned.
+type offloadDevice struct {
+	*tuntest.Device
+	offload vnet.Offload
+}
+
+func (d offloadDevice) Offload() vnet.Offload { return d.offload }
+
+// newOffloadBench is newBench with a TUN that takes super-packets.
+func newOffloadBench(tb testing.TB, offload vnet.Offload) *bench {
+	tb.Helper()
 	device, host, err := tuntest.New()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	b := &bench{host: host, ended: make(chan error, 64), failed: make(chan error, 64)}
-	b.Tunnel, err = tun.New(device, tun.Events{
+	b.Tunnel, err = tun.New(offloadDevice{device, offload}, tun.Events{
 		ChannelClosed: func(err error) { b.ended <- err },
 		Failed:        func(err error) { b.failed <- err },
 	})
@@ -78,12 +102,22 @@ func (b *bench) configure(tb testing.TB) *bench {
 // connect attaches a new channel and returns the client's end.
 func (b *bench) connect(tb testing.TB) *os.File {
 	tb.Helper()
-	ours, theirs, err := tun.NewChannel(tun.FormatPacket)
+	return b.connectBy(tb, tun.FormatPacket)
+}
+
+// connectBy is connect with a format. What was sent before the tunnel has the
+// channel, it receives at once.
+func (b *bench) connectBy(tb testing.TB, format tun.Format, sent ...[]byte) *os.File {
+	tb.Helper()
+	ours, theirs, err := tun.NewChannel(format)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { theirs.Close() })
-	if err := b.Attach(ours, tun.FormatPacket); err != nil {
+	for _, message := range sent {
+		put(tb, theirs, message)
+	}
+	if err := b.Attach(ours, format); err != nil {
 		tb.Fatal(err)
 	}
 	return theirs
@@ -101,7 +135,7 @@ func put(tb testing.TB, f *os.File, packet []byte) {
 func get(tb testing.TB, f *os.File) []byte {
 	tb.Helper()
 	deadline(tb, f)
-	b := make([]byte, 65536)
+	b := make([]byte, vnet.MaxMessage)
 	n, err := f.Read(b)
 	if err != nil {
 		tb.Fatal(err)

@@ -34,6 +34,45 @@ func namespace(tb testing.TB) {
 	}
 }
 
+// otherNamespace is one more network, for the functions that are given to do,
+// which must not end the test.
+func otherNamespace(tb testing.TB) (do func(func() error)) {
+	tb.Helper()
+	type work struct {
+		f    func() error
+		done chan error
+	}
+	queue := make(chan work)
+	started, ended := make(chan error), make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		started <- err
+		if err != nil {
+			return
+		}
+		for w := range queue {
+			w.done <- w.f()
+		}
+	}()
+	if err := <-started; err != nil {
+		lacking(tb, "network namespaces: "+err.Error())
+	}
+	tb.Cleanup(func() {
+		close(queue)
+		<-ended
+	})
+	return func(f func() error) {
+		tb.Helper()
+		w := work{f, make(chan error)}
+		queue <- w
+		if err := <-w.done; err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
 // lacking skips a test where somebody tries things out, and fails it where it
 // must be seen.
 func lacking(tb testing.TB, what string) {

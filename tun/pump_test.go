@@ -1,11 +1,13 @@
 package tun_test
 
 import (
+	"bytes"
 	"os"
 	"testing"
 
 	"github.com/vpnprovider/vpnproviderd/tun"
 	"github.com/vpnprovider/vpnproviderd/tun/tuntest"
+	"github.com/vpnprovider/vpnproviderd/tun/vnet"
 )
 
 // TestPumpAllocatesNothing counts what all goroutines allocate while packets
@@ -42,6 +44,47 @@ func TestPumpAllocatesNothing(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("host → sink: %v allocations in 100 packets", n)
+	}
+}
+
+// TestOffloadPumpAllocatesNothing is the same with super-packets, which are
+// split or passed on, merged, and taken apart for a TUN that has none.
+func TestOffloadPumpAllocatesNothing(t *testing.T) {
+	for _, offload := range []vnet.Offload{vnet.NoOffload, vnet.OffloadAll} {
+		for _, format := range []tun.Format{tun.FormatPacket, tun.FormatOffload} {
+			b := newOffloadBench(t, offload).configure(t)
+			client := b.connectBy(t, format)
+			deadline(t, client)
+			deadline(t, b.host)
+			buffer := make([]byte, vnet.MaxMessage)
+			through := func(what string, from, to *os.File, header bool, p pair, mark []byte) {
+				sent := append(p.packets(20), mark)
+				if header {
+					sent = append(messages(sent[:20]), p.super(20, 1000), partialOf(p, []byte("partial")), message(vnet.Header{}, mark))
+				}
+				if n := testing.AllocsPerRun(20, func() {
+					for _, m := range sent {
+						from.Write(m)
+					}
+					for {
+						n, err := to.Read(buffer)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if bytes.HasSuffix(buffer[:n], mark) {
+							return
+						}
+					}
+				}); n != 0 {
+					t.Errorf("%s, format %d, TUN %d: %v allocations", what, format, offload, n)
+				}
+			}
+			for i := range 4 {
+				through("client → host", client, b.host, format == tun.FormatOffload, pairs(false)[i], echo(peer4, own4, 1))
+				through("host → client", b.host, client, offload != vnet.NoOffload, pairs(true)[i], echo(own4, peer4, 1))
+			}
+			b.Close()
+		}
 	}
 }
 

@@ -15,16 +15,16 @@ import (
 
 // BenchmarkTUN moves small packets between the kernel and a client over a
 // real TUN, through a Tunnel and, for comparison, through two goroutines that
-// read one packet and write it. Packets that the kernel drops because the
+// read one packet of a plain TUN and write it. Packets that the kernel drops because the
 // device's queue is full count for nothing.
 func BenchmarkTUN(b *testing.B) {
-	for name, start := range map[string]func(testing.TB, *tun.Device) (*os.File, func() uint64){
+	for name, start := range map[string]func(testing.TB, string) (*os.File, func() uint64){
 		"tunnel": startTunnel,
 		"copy":   startCopy,
 	} {
 		b.Run("client→host/"+name, func(b *testing.B) {
 			namespace(b)
-			client, passed := start(b, open(b, "bench0"))
+			client, passed := start(b, "bench0")
 			up(b, "bench0")
 			packet := tuntest.Datagram(netip.AddrPortFrom(peer4, 9), netip.AddrPortFrom(own4, 9), make([]byte, 64))
 			// Somebody who wants them, or the kernel would answer each.
@@ -43,7 +43,7 @@ func BenchmarkTUN(b *testing.B) {
 		})
 		b.Run("host→client/"+name, func(b *testing.B) {
 			namespace(b)
-			client, _ := start(b, open(b, "bench0"))
+			client, _ := start(b, "bench0")
 			up(b, "bench0")
 			socket, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(peer4, 9)))
 			if err != nil {
@@ -71,11 +71,11 @@ func BenchmarkTUN(b *testing.B) {
 	}
 }
 
-func startTunnel(tb testing.TB, d *tun.Device) (client *os.File, passed func() uint64) {
+func startTunnel(tb testing.TB, name string) (client *os.File, passed func() uint64) {
 	tb.Helper()
 	x := &bench{}
 	var err error
-	if x.Tunnel, err = tun.New(d, tun.Events{}); err != nil {
+	if x.Tunnel, err = tun.New(open(tb, name), tun.Events{}); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { x.Close() })
@@ -86,9 +86,13 @@ func startTunnel(tb testing.TB, d *tun.Device) (client *os.File, passed func() u
 	}
 }
 
-func startCopy(tb testing.TB, d *tun.Device) (client *os.File, passed func() uint64) {
+func startCopy(tb testing.TB, name string) (client *os.File, passed func() uint64) {
 	tb.Helper()
 	ours, theirs, err := tun.NewChannel(tun.FormatPacket)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	d, err := tun.OpenBy(name, failing("reopen"))
 	if err != nil {
 		tb.Fatal(err)
 	}

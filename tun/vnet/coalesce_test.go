@@ -270,9 +270,9 @@ func TestOffload(t *testing.T) {
 	}
 }
 
-// mix is packets as a tunnel has them: some flows at once, each in order or
-// not, with losses, strange ones between.
-func mix(random *rand.Rand) (packets [][]byte) {
+// orderly is packets as a good tunnel has them: some flows at once, each in
+// order, with strange ones between.
+func orderly(random *rand.Rand) (packets [][]byte) {
 	type flow struct{ packets [][]byte }
 	var flows []flow
 	for i := range 1 + random.IntN(6) {
@@ -302,7 +302,12 @@ func mix(random *rand.Rand) (packets [][]byte) {
 			flows = slices.Delete(flows, i, i+1)
 		}
 	}
-	packets = packets[:min(128, len(packets))]
+	return packets[:min(128, len(packets))]
+}
+
+// mix is orderly with what networks do to packets.
+func mix(random *rand.Rand) [][]byte {
+	packets := orderly(random)
 	for range random.IntN(4) {
 		i := random.IntN(len(packets))
 		switch random.IntN(4) {
