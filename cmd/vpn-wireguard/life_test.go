@@ -211,8 +211,9 @@ func TestServe(t *testing.T) {
 	}
 	serve := l.start(t, "serve")
 	harness.Eventually(t, harness.Timeout, "it serves", func() error {
-		if out := l.vpnctl(t, "connect", "home"); !strings.Contains(out, "home: connected") {
-			return errors.New(out)
+		out, err := l.Host.Output(t, harness.Command{Argv: []string{harness.Binary(t, "vpnctl"), "--bus", l.bus.Address, "connect", "home"}, UID: user})
+		if err != nil || !strings.Contains(out, "home: connected") {
+			return fmt.Errorf("%w\n%s", err, out)
 		}
 		return nil
 	})
