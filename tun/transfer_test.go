@@ -256,10 +256,13 @@ func TestTransfer(t *testing.T) {
 					n.transfer(t, to, false, data)
 				}
 				n.faultless(t)
-				near, far := n.near.Statistics(), n.far.Statistics()
-				if near["txPackets"] != far["rxPackets"] || near["txBytes"] != far["rxBytes"] || near["rxPackets"] != far["txPackets"] || near["rxBytes"] != far["txBytes"] {
-					t.Errorf("near %v, far %v", near, far)
-				}
+				// What one side sends the other receives, the last of it soon.
+				var near, far map[string]uint64
+				eventually(t, "both sides count the same", func() bool {
+					near, far = n.near.Statistics(), n.far.Statistics()
+					return near["txPackets"] == far["rxPackets"] && near["txBytes"] == far["rxBytes"] &&
+						near["rxPackets"] == far["txPackets"] && near["rxBytes"] == far["txBytes"]
+				})
 				// Packets are counted, not super-packets.
 				if least := uint64(2 * size / mtu); near["txPackets"] < least || near["txBytes"] < uint64(2*size) {
 					t.Errorf("%d packets with %d bytes sent, at least %d with %d", near["txPackets"], near["txBytes"], least, 2*size)
