@@ -45,6 +45,8 @@ func dpkg(old, update built) func(*testing.T) {
 		m.checkActivation()
 		m.reconnect()
 
+		m.lockdown(network)
+		m.reconnect()
 		// An app that calls all the time does not bring the daemon back.
 		calls := m.Start(t, container.Command{Argv: []string{"sh", "-c", "while :; do " + callDaemon + " >/dev/null 2>&1 && echo called; done"}, User: container.Bob})
 		calls.Await(t, "called")

@@ -107,6 +107,18 @@ func (m machine) reconnect() {
 	m.alice("ping -c1 -W5 198.18.0.1")
 }
 
+// lockdown lets nothing leave outside the app's VPN, daemon or not.
+func (m machine) lockdown(before string) {
+	m.t.Helper()
+	m.alice(`config=$(busctl call org.vpnprovider1 /org/vpnprovider1 org.vpnprovider1.Manager FindConfig 'ssa{sv}' com.example.Echo Echo 0 | cut -d'"' -f2)
+		busctl call org.vpnprovider1 "$config" org.vpnprovider1.Config Update 'a{sv}' 1 lockdown b true`)
+	m.sh("systemctl stop vpnproviderd")
+	if m.network() == before {
+		m.t.Error("a lockdown changes nothing")
+	}
+	m.sh("systemctl start vpnproviderd")
+}
+
 // watch begins to record what the daemon tells providers.
 func (m machine) watch() *container.Process {
 	m.t.Helper()

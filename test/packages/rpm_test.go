@@ -32,6 +32,7 @@ func rpm(old, update built) func(*testing.T) {
 		m.undone(network)
 		m.reconnect()
 
+		m.lockdown(network)
 		m.sh(program + "-e " + names)
 		m.undone(network)
 		m.expect("not-found", "systemctl show -P LoadState vpnproviderd")
