@@ -102,11 +102,11 @@ func (n *Network) Refresh(ctx context.Context) error {
 	if !n.want.Active() && !lockdown && n.have.Empty() {
 		return nil
 	}
+	if err := n.putBackFilter(ctx); err != nil {
+		return err
+	}
 	if err := n.look(ctx); err != nil {
 		return fmt.Errorf("cannot refresh the network: %w", err)
-	}
-	if n.goal.Firewall != nil && n.have.Firewall == nil {
-		n.log.Warn("another program has removed the firewall: it is put back", "lockdown", lockdown)
 	}
 	want, err := n.plan(ctx, n.want, lockdown)
 	if err != nil {
@@ -340,6 +340,27 @@ func (n *Network) filter(ctx context.Context, f *Filter) error {
 	}
 	n.have.Firewall = f
 	return nil
+}
+
+// putBackFilter is the part of Refresh that cannot wait for a look at all the
+// rest: without the filter, a lockdown is none.
+func (n *Network) putBackFilter(ctx context.Context) error {
+	want := n.goal.Firewall
+	if want == nil || !want.equal(n.have.Firewall) {
+		return nil // a change is to be made up for, in its order
+	}
+	found, err := n.firewall.Find(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot refresh the network: %w", err)
+	}
+	if found == nil {
+		n.log.Warn("another program has removed the firewall: it is put back", "lockdown", want.Lockdown)
+	}
+	if want.equal(found) {
+		return nil
+	}
+	n.have.Firewall = found
+	return n.filter(ctx, want)
 }
 
 func (n *Network) resolve(ctx context.Context, want *Resolution) error {

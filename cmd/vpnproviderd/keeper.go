@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/vpnprovider/vpnproviderd/driver"
 )
 
@@ -14,9 +16,11 @@ const (
 	// refreshTimeout bounds one look at the network, with what follows of it.
 	refreshTimeout = 10 * time.Second
 
-	// refreshPause is between two of them, so that a program which undoes what
-	// we do as soon as it is done does not take the processor.
-	refreshPause = 100 * time.Millisecond
+	// At most so many of them follow each other at once, and come a second in
+	// the long run: a program that undoes what we do as soon as it is done does
+	// not take the processor.
+	refreshBurst = 50
+	refreshRate  = 10
 
 	// retryAfter is when what could not be done is tried again.
 	retryAfter = time.Second
@@ -65,6 +69,7 @@ func (k *keeper) watch(ctx context.Context, what string, monitor func(context.Co
 // run looks whenever something has changed, until ctx ends.
 func (k *keeper) run(ctx context.Context) {
 	var retry <-chan time.Time
+	limit := rate.NewLimiter(refreshRate, refreshBurst)
 	for {
 		select {
 		case <-ctx.Done():
@@ -76,10 +81,7 @@ func (k *keeper) run(ctx context.Context) {
 		if !k.refresh(ctx) {
 			retry = time.After(retryAfter)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(refreshPause):
-		}
+		_ = limit.Wait(ctx) // fails at the end of ctx alone
 	}
 }
 

@@ -200,7 +200,10 @@ func (r ruleset) lockdown() {
 	forward.add(drop())
 }
 
-// silence answers no question of a neighbour for an address of the tunnel.
+// silence answers no question of a neighbour for an address of the tunnel. Other
+// questions get a mark: a link that is strict about the way back would not
+// answer them either where the way to the neighbour leads into the tunnel, and
+// after a while the host's own router would not find it any more.
 func (r ruleset) silence() {
 	const input, targetAt = 0, 24 // NF_ARP_IN, and where Ethernet's ARP has it
 	c := r.base("input", nftables.ChainTypeFilter, input, *nftables.ChainPriorityFilter)
@@ -210,5 +213,8 @@ func (r ruleset) silence() {
 				c.add(exprs{header(targetAt, 4), is(a.AsSlice()...)}, drop())
 			}
 		}
+	}
+	if len(r.filter.Tunnels) > 0 {
+		c.add(setMark(routing.MarkReply))
 	}
 }
