@@ -17,6 +17,7 @@ import (
 
 	"github.com/vpnprovider/vpnproviderd/dbus"
 	"github.com/vpnprovider/vpnproviderd/dbus/wire"
+	"github.com/vpnprovider/vpnproviderd/driver"
 	"github.com/vpnprovider/vpnproviderd/driver/drivertest"
 	"github.com/vpnprovider/vpnproviderd/test/harness"
 )
@@ -99,6 +100,50 @@ func TestOpenChannels(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The format that a client asks for is the tunnel's and the answer's, whichever
+// way the channel comes.
+func TestChannelFormats(t *testing.T) {
+	b := newBench(t)
+	p, config := b.provider()
+	var session godbus.ObjectPath
+	p.must(p.config(config, "Connect", dict{}), &session)
+	for _, c := range []struct {
+		options    dict
+		format     driver.ChannelFormat
+		name       string
+		batch, max uint32
+	}{
+		{dict{}, driver.FormatPacket, "packet", 128, 65535},
+		{dict{"format": godbus.MakeVariant("offload")}, driver.FormatOffload, "offload", 16, 65546},
+		{dict{"format": godbus.MakeVariant("packet")}, driver.FormatPacket, "packet", 128, 65535},
+	} {
+		want := dict{
+			"mtu": godbus.MakeVariant(uint32(1500)), "format": godbus.MakeVariant(c.name),
+			"batch": godbus.MakeVariant(c.batch), "maxMessage": godbus.MakeVariant(c.max),
+		}
+		var fd godbus.UnixFD
+		var opened, attached dict
+		p.must(p.session(session, "OpenPacketChannel", c.options), &fd, &opened)
+		syscall.Close(int(fd))
+		if opened := fmt.Sprint(opened); opened != fmt.Sprint(want) || b.Tunnel().Format() != c.format {
+			t.Errorf("opened %v, format %d, want %v", opened, b.Tunnel().Format(), want)
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.must(p.session(session, "AttachPacketChannel", godbus.UnixFD(w.Fd()), c.options), &attached)
+		r.Close()
+		w.Close()
+		if attached := fmt.Sprint(attached); attached != fmt.Sprint(want) || b.Tunnel().Format() != c.format {
+			t.Errorf("attached %v, format %d, want %v", attached, b.Tunnel().Format(), want)
+		}
+	}
+	for _, bad := range []any{"", "Packet", "gso", uint32(1)} {
+		p.refused(p.session(session, "OpenPacketChannel", dict{"format": godbus.MakeVariant(bad)}), wire.ErrInvalidParameter)
+	}
 }
 
 // Pipelined calls of one sender are served in their order.

@@ -36,6 +36,7 @@ type batch struct {
 
 	headers [maxBatch]mmsghdr
 	vectors [maxBatch]unix.Iovec
+	from    int
 	want    int
 	got     int
 	errno   syscall.Errno
@@ -69,7 +70,7 @@ func newBatch(wait func(func(uintptr) bool) error, trap, flags uintptr) *batch {
 	}
 	b.try = func(fd uintptr) bool {
 		for {
-			n, _, errno := syscall.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(&b.headers[0])), uintptr(b.want), flags, 0, 0)
+			n, _, errno := syscall.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(&b.headers[b.from])), uintptr(b.want), flags, 0, 0)
 			if errno == syscall.EINTR {
 				continue
 			}
@@ -80,9 +81,12 @@ func newBatch(wait func(func(uintptr) bool) error, trap, flags uintptr) *batch {
 	return b
 }
 
-// run waits until at least one of the prepared messages has moved.
-func (b *batch) run(want int) (int, error) {
-	b.want, b.got, b.errno = want, 0, 0
+// run waits until at least one of the first prepared messages has moved.
+func (b *batch) run(want int) (int, error) { return b.runFrom(0, want) }
+
+// runFrom is run for the prepared messages from..to-1.
+func (b *batch) runFrom(from, to int) (int, error) {
+	b.from, b.want, b.got, b.errno = from, to-from, 0, 0
 	if err := b.wait(b.try); err != nil {
 		return 0, err
 	}

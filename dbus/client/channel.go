@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 )
 
 // defaultMTU is the daemon's, where SetParameters names none.
@@ -15,14 +17,18 @@ const defaultMTU = 1500
 
 // ChannelOptions of OpenChannel.
 type ChannelOptions struct {
-	// Format of the messages: wire.FormatPacket ("packet", the default), one
-	// IP packet each; or wire.FormatOffload ("offload"), each with a
-	// virtio_net_hdr of 10 bytes before a packet or super-packet, which the
-	// caller makes and takes apart.
+	// Format of the messages on the socket. By default it is the fastest that
+	// the daemon has, and the Channel moves packets in any case. With
+	// wire.FormatPacket ("packet") a message is one IP packet. With
+	// wire.FormatOffload ("offload") it is a virtio_net_hdr of 10 bytes before
+	// a packet or super-packet, and the caller makes and takes apart such
+	// messages: for those who move them on as they are.
 	Format string
 }
 
-// ChannelInfo is what the daemon told of a channel when it was opened.
+// ChannelInfo is what the daemon told of a channel when it was opened, as far
+// as it concerns the caller: what the methods of the Channel move are messages
+// here.
 type ChannelInfo struct {
 	MTU        int    // bytes, of the tunnel
 	Format     string // of the messages
@@ -39,8 +45,8 @@ func channelInfo(from properties) ChannelInfo {
 	return ChannelInfo{MTU: int(mtu), Format: format, Batch: int(batch), MaxMessage: int(maxMessage)}
 }
 
-// Channel is the packet channel of a session: a socket on which one message is
-// one IP packet. It belongs to who opened it. Reading and writing are
+// Channel is the packet channel of a session: a socket that moves IP packets, or
+// messages of the format that was asked for. It belongs to who opened it. Reading and writing are
 // independent of each other; readers, and writers, take turns. No call of it
 // allocates.
 //
@@ -54,16 +60,23 @@ type Channel struct {
 	closed atomic.Bool
 	eof    atomic.Bool
 	rx, tx *batch
+
+	offload *offload // makes messages of packets; nil: they are the same
 }
 
-// newChannel takes over fd.
-func newChannel(fd int, info ChannelInfo) (*Channel, error) {
+// newChannel takes over fd. The channel moves packets, or with raw set
+// messages as they are.
+func newChannel(fd int, info ChannelInfo, raw bool) (*Channel, error) {
 	file, rx, tx, err := openBatches(fd, "packet channel")
 	if err != nil {
 		return nil, err
 	}
 	ch := &Channel{info: info, file: file, rx: rx, tx: tx}
 	ch.mtu.Store(int64(info.MTU))
+	if info.Format == wire.FormatOffload && !raw {
+		ch.offload = newOffload(rx, tx)
+		ch.info.Format, ch.info.Batch, ch.info.MaxMessage = wire.FormatPacket, maxBatch, longestPacket
+	}
 	return ch, nil
 }
 
@@ -88,7 +101,11 @@ func (ch *Channel) ReadPackets(bufs [][]byte, sizes []int) (n int, err error) {
 	if ch.eof.Load() {
 		return 0, io.EOF
 	}
-	n, err = ch.rx.receive(bufs, sizes)
+	if ch.offload != nil {
+		n, err = ch.offload.receiver.receive(bufs, sizes)
+	} else {
+		n, err = ch.rx.receive(bufs, sizes)
+	}
 	for i := range n {
 		if sizes[i] == endOfFile {
 			// Also what a daemon out of its mind sends: an empty message is
@@ -105,10 +122,15 @@ func (ch *Channel) ReadPackets(bufs [][]byte, sizes []int) (n int, err error) {
 }
 
 // WritePackets sends packets to the host and returns when all are sent; n are,
-// if it fails. The daemon drops what its filter refuses and counts it in the
-// session's statistics. Empty packets are refused.
+// if it fails. Packets of one flow keep their order. The daemon drops what its
+// filter refuses and counts it in the session's statistics. Empty packets are
+// refused.
 func (ch *Channel) WritePackets(packets [][]byte) (n int, err error) {
-	n, err = ch.tx.send(packets)
+	if ch.offload != nil {
+		n, err = ch.offload.sender.send(packets)
+	} else {
+		n, err = ch.tx.send(packets)
+	}
 	return n, ch.wrap("write", err)
 }
 

@@ -99,7 +99,8 @@ type Provider struct {
 	done    chan struct{} // ended
 
 	// Guarded by c.mu.
-	registeredAt string // owner that knows us
+	registeredAt string   // owner that knows us
+	features     []string // of that owner
 	err          error
 }
 
@@ -212,8 +213,11 @@ func (p *Provider) register(ctx context.Context, o ProviderOptions) error {
 	if err != nil {
 		return fmt.Errorf("cannot register %s: %w", p.app, err)
 	}
+	var features []string
+	get(info, "features", &features)
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
+	p.features = features
 	if p.c.ownerSeq < seq {
 		p.registeredAt = p.c.owner
 	} else {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -223,15 +224,19 @@ func (s *Session) Attach(ctx context.Context, socket syscall.Conn) (ChannelInfo,
 // SetParameters.
 func (s *Session) OpenChannel(ctx context.Context, o ChannelOptions) (*Channel, error) {
 	d := dict{}
-	if o.Format != "" {
+	raw := o.Format != ""
+	switch {
+	case raw:
 		d.set("format", o.Format)
+	case s.c.daemonHas(wire.FormatOffload):
+		d.set("format", wire.FormatOffload)
 	}
 	var fd godbus.UnixFD
 	var info map[string]godbus.Variant
 	err := s.c.callFD(ctx, s.path, wire.SessionInterface+".OpenPacketChannel", []any{d}, &fd, &info)
 	var ch *Channel
 	if err == nil {
-		ch, err = newChannel(int(fd), channelInfo(info))
+		ch, err = newChannel(int(fd), channelInfo(info), raw)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the packet channel: %w", err)
@@ -258,6 +263,14 @@ func (s *Session) OpenCapture(ctx context.Context) (*os.File, error) {
 		return nil, fmt.Errorf("cannot capture: %w", err)
 	}
 	return os.NewFile(uintptr(fd), "capture"), nil
+}
+
+// daemonHas says whether the daemon that the provider is registered with has a
+// feature.
+func (c *Client) daemonHas(feature string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.provider != nil && slices.Contains(c.provider.features, feature)
 }
 
 func (s *Session) do(ctx context.Context, member string, args []any, results ...any) error {

@@ -40,7 +40,7 @@ func (s *Service) registerProvider(app string, options dict, sender godbus.Sende
 			s.deliver(path)
 		}
 	}
-	return dict{"version": godbus.MakeVariant("test"), "features": godbus.MakeVariant([]string{"packet"})}, nil
+	return dict{"version": godbus.MakeVariant("test"), "features": godbus.MakeVariant(s.features)}, nil
 }
 
 func (s *Service) unregisterProvider(app string, _ dict, sender godbus.Sender) *godbus.Error {
@@ -315,7 +315,7 @@ func (s *Service) interfaces(path godbus.ObjectPath) map[string]dict {
 	v := godbus.MakeVariant
 	if path == wire.RootPath {
 		return map[string]dict{wire.ManagerInterface: {
-			"Version": v("test"), "Features": v([]string{"packet"}), "Sessions": v([]godbus.ObjectPath{}),
+			"Version": v("test"), "Features": v(s.features), "Sessions": v([]godbus.ObjectPath{}),
 			"Health": v([]struct{ Code, Severity, Text string }{{"test", "info", "this is not the daemon"}}),
 		}}
 	}

@@ -29,6 +29,7 @@ type Service struct {
 	faults    map[string]*godbus.Error
 	protected []uint64 // inodes of protected sockets
 	acks      []string
+	features  []string
 
 	interactive atomic.Bool // the last call allowed to ask the user
 }
@@ -64,6 +65,7 @@ func Start(t testing.TB, address string) *Service {
 		sessions:  make(map[godbus.ObjectPath]*session),
 		providers: make(map[string]*provider),
 		faults:    make(map[string]*godbus.Error),
+		features:  []string{"packet"},
 	}
 	s.Restart(address)
 	t.Cleanup(func() {
@@ -127,6 +129,14 @@ func (s *Service) Fail(method, name, message string) {
 	if name != "" {
 		s.faults[method] = godbus.NewError(name, []any{message})
 	}
+}
+
+// SetFeatures makes the service a daemon with these features, of which "offload"
+// is one that it has.
+func (s *Service) SetFeatures(features ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.features = features
 }
 
 // Name is the unique name of the service's connection.

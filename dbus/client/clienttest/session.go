@@ -2,6 +2,7 @@ package clienttest
 
 import (
 	"os"
+	"slices"
 
 	godbus "github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
@@ -94,11 +95,19 @@ func (s *Service) notify(msg godbus.Message, state string, _ dict) *godbus.Error
 	return nil
 }
 
-func channelInfo() dict {
-	return dict{
-		"mtu": godbus.MakeVariant(uint32(1500)), "format": godbus.MakeVariant(wire.FormatPacket),
-		"batch": godbus.MakeVariant(uint32(128)), "maxMessage": godbus.MakeVariant(uint32(2048)),
+// channelInfo is what is told of a channel with the options.
+func (s *Service) channelInfo(options dict) (dict, *godbus.Error) {
+	format, batch, maxMessage := wire.FormatPacket, uint32(128), uint32(2048)
+	if v, given := options["format"]; given && v.Value() != format {
+		if v.Value() != wire.FormatOffload || !slices.Contains(s.features, wire.FormatOffload) {
+			return nil, fail(wire.ErrNotSupported, "format %v is not supported", v)
+		}
+		format, batch, maxMessage = wire.FormatOffload, 16, 10+1<<16
 	}
+	return dict{
+		"mtu": godbus.MakeVariant(uint32(1500)), "format": godbus.MakeVariant(format),
+		"batch": godbus.MakeVariant(batch), "maxMessage": godbus.MakeVariant(maxMessage),
+	}, nil
 }
 
 // intercept sees calls before godbus serves them. It keeps godbus from
@@ -114,9 +123,13 @@ func (s *Service) intercept(msg *godbus.Message) {
 	}
 }
 
-func (s *Service) openChannel(msg godbus.Message, _ dict) *godbus.Error {
+func (s *Service) openChannel(msg godbus.Message, options dict) *godbus.Error {
 	defer s.mu.Unlock()
 	each, fault := s.inSession(msg, "OpenPacketChannel")
+	var info dict
+	if fault == nil {
+		info, fault = s.channelInfo(options)
+	}
 	var pair [2]int
 	if fault == nil {
 		var err error
@@ -134,7 +147,7 @@ func (s *Service) openChannel(msg godbus.Message, _ dict) *godbus.Error {
 		reply.Headers[godbus.FieldErrorName] = godbus.MakeVariant(fault.Name)
 	} else {
 		s.setChannel(each, pair[0])
-		reply.Body = []any{godbus.UnixFD(pair[1]), channelInfo()}
+		reply.Body = []any{godbus.UnixFD(pair[1]), info}
 		defer unix.Close(pair[1])
 	}
 	reply.Headers[godbus.FieldSignature] = godbus.MakeVariant(godbus.SignatureOf(reply.Body...))
@@ -149,9 +162,13 @@ func (s *Service) setChannel(each *session, fd int) {
 	each.channel = os.NewFile(uintptr(fd), "channel")
 }
 
-func (s *Service) attachChannel(msg godbus.Message, fd godbus.UnixFD, _ dict) (dict, *godbus.Error) {
+func (s *Service) attachChannel(msg godbus.Message, fd godbus.UnixFD, options dict) (dict, *godbus.Error) {
 	defer s.mu.Unlock()
 	each, err := s.inSession(msg, "AttachPacketChannel")
+	var info dict
+	if err == nil {
+		info, err = s.channelInfo(options)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +178,7 @@ func (s *Service) attachChannel(msg godbus.Message, fd godbus.UnixFD, _ dict) (d
 	}
 	_ = unix.SetNonblock(int(fd), true)
 	s.setChannel(each, int(fd))
-	return channelInfo(), nil
+	return info, nil
 }
 
 func (s *Service) protectSocket(msg godbus.Message, fd godbus.UnixFD, _ dict) *godbus.Error {
