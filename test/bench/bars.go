@@ -7,6 +7,7 @@ const (
 	B4       = "B4" // root, super-packets as they are
 	Packet   = "packet"
 	Each     = "packet-each" // the same, by an app that moves one packet a system call
+	Library  = "library"     // an app that leaves the format to the library, and has packets
 	Offload  = "offload"
 	DBus     = "dbus" // a message on the bus a packet
 	Bare     = "bare" // socket pair

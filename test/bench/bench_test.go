@@ -63,6 +63,7 @@ func (l *lab) rows() rows {
 		l.direct(B4, "whole", unix.IFF_VNET_HDR),
 		l.daemon(Packet, wire.FormatPacket, unix.IFF_VNET_HDR),
 		l.daemon(Each, "each", 0),
+		l.daemon(Library, "library", unix.IFF_VNET_HDR),
 		l.daemon(Offload, wire.FormatOffload, unix.IFF_VNET_HDR),
 	)
 	r.bus = l.daemon(DBus, "dbus", 0)

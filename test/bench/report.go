@@ -52,6 +52,9 @@ func Units() string {
 func (s *Session) Markdown(environment string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n\n", environment)
+	if n := s.noisy(); n > 0 {
+		fmt.Fprintf(&b, "**%d of %d measurements were disturbed by other work of the machine: their verdicts are not final.**\n\n", n, len(s.Measurements))
+	}
 	b.WriteString("| # | figure | | median | best | must | goal | |\n|---|---|---|---|---|---|---|---|\n")
 	for _, v := range s.Verdicts() {
 		goal := ""
@@ -66,6 +69,15 @@ func (s *Session) Markdown(environment string) string {
 		b.WriteString(group)
 	}
 	return b.String()
+}
+
+func (s *Session) noisy() (n int) {
+	for _, m := range s.Measurements {
+		if m.Noisy() {
+			n++
+		}
+	}
+	return n
 }
 
 func (v Verdict) bar(value float64) string {

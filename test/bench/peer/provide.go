@@ -15,8 +15,9 @@ import (
 
 // Modes of provide, beside the formats of the channel.
 const (
-	overBus = "dbus" // every packet is a message on the bus
-	each    = "each" // format packet, with one packet a system call
+	overBus = "dbus"    // every packet is a message on the bus
+	each    = "each"    // format packet, with one packet a system call
+	library = "library" // whatever format the library chooses, which makes packets of it
 )
 
 // calls is how many SendPacket are under way at a time: with one, the wait for
@@ -49,8 +50,11 @@ func provide(o options) (r bench.Result, err error) {
 		return r, provideOverBus(ctx, s)
 	}
 	format := o.mode
-	if format == each {
+	switch format {
+	case each:
 		format = wire.FormatPacket
+	case library:
+		format = ""
 	}
 	ch, err := s.OpenChannel(ctx, client.ChannelOptions{Format: format})
 	if err != nil {
@@ -65,7 +69,7 @@ func provide(o options) (r bench.Result, err error) {
 // provideChannel has messages pass as they are, or in batches, with the
 // super-packets of the TUN taken apart and put together.
 func provideChannel(ch *client.Channel, mode string) error {
-	if mode == wire.FormatPacket {
+	if mode == wire.FormatPacket || mode == library {
 		far, err := tunDevice(firstFile)
 		if err != nil {
 			return err
