@@ -122,15 +122,16 @@ func (c *cli) printStatus(report statusReport) {
 		c.out.line("%s (%s)", clean(one.Config.Name), clean(one.Config.App))
 		c.out.block("  ", connectionFields(one))
 	}
-	for _, h := range report.Health {
-		c.out.line("%s: %s (%s)", clean(h.Severity), clean(h.Text), clean(h.Code))
-	}
+	c.printHealth(report.Health)
 }
 
 func connectionFields(one connection) []field {
 	fields := []field{
 		{"State", string(one.Config.State)},
 		{"Reason", one.Config.FailureReason},
+	}
+	if one.Config.Lockdown {
+		fields = append(fields, field{"Lockdown", yesNo(true)})
 	}
 	s := one.Session
 	if s == nil {

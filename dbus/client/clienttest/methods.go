@@ -23,6 +23,7 @@ func (s *Service) managerTable() map[string]any {
 		"ListProviders": s.listProviders, "ForgetProvider": s.forgetProvider,
 		"CreateConfig": s.createConfig, "DestroyConfig": s.destroyConfig, "FindConfig": s.findConfig,
 		"ListConfigs": s.listConfigs, "ListSessions": s.listSessions, "ShowAddDialog": s.showAddDialog,
+		"Explain": s.explain, "Unlock": s.unlock,
 	}
 }
 
@@ -198,6 +199,46 @@ func (s *Service) showAddDialog(app string, _ dict, sender godbus.Sender) *godbu
 	return nil
 }
 
+// explain says of everything that it goes into the tunnel.
+func (s *Service) explain(destination string, options dict, sender godbus.Sender) (dict, *godbus.Error) {
+	defer s.mu.Unlock()
+	v := godbus.MakeVariant
+	uid := v(uint32(os.Getuid()))
+	if given, ok := options["uid"]; ok {
+		uid = given
+	}
+	return dict{
+		"destination": v(destination), "uid": uid, "action": v("tunnel"), "why": v("0.0.0.0/0 goes into the tunnel"),
+		"rule": v(uint32(4650)), "table": v(uint32(1448083456)), "route": v("0.0.0.0/0"), "device": v("vpn0"), "source": v("10.8.0.2"),
+		"dnsServers": v([]string{"10.8.0.1"}),
+	}, s.enter(sender, "Manager.Explain")
+}
+
+func (s *Service) unlock(_ dict, sender godbus.Sender) *godbus.Error {
+	defer s.mu.Unlock()
+	if err := s.enter(sender, "Manager.Unlock"); err != nil {
+		return err
+	}
+	for path, c := range s.configs {
+		if c.lockdown {
+			c.lockdown = false
+			s.changed(path, wire.ConfigInterface, "Lockdown")
+		}
+	}
+	return nil
+}
+
+// health is that of a stand-in, and says so.
+func (s *Service) health() []struct{ Code, Severity, Text string } {
+	list := []struct{ Code, Severity, Text string }{{"test", "info", "this is not the daemon"}}
+	for _, c := range s.configs {
+		if c.lockdown {
+			return append(list, struct{ Code, Severity, Text string }{"lockdown", "info", "a lockdown is in force"})
+		}
+	}
+	return list
+}
+
 func pathOf(msg godbus.Message) godbus.ObjectPath {
 	path, _ := msg.Headers[godbus.FieldPath].Value().(godbus.ObjectPath)
 	return path
@@ -249,6 +290,10 @@ func (s *Service) configTable() map[string]any {
 			if v, ok := changes["autoConnect"]; ok {
 				c.autoConnect = v.Value() == true
 				s.changed(path, wire.ConfigInterface, "AutoConnect")
+			}
+			if v, ok := changes["lockdown"]; ok {
+				c.lockdown = v.Value() == true
+				s.changed(path, wire.ConfigInterface, "Lockdown")
 			}
 			if data, ok := changes["data"].Value().(dict); ok {
 				c.data = data
@@ -316,14 +361,14 @@ func (s *Service) interfaces(path godbus.ObjectPath) map[string]dict {
 	if path == wire.RootPath {
 		return map[string]dict{wire.ManagerInterface: {
 			"Version": v("test"), "Features": v(s.features), "Sessions": v([]godbus.ObjectPath{}),
-			"Health": v([]struct{ Code, Severity, Text string }{{"test", "info", "this is not the daemon"}}),
+			"Health": v(s.health()),
 		}}
 	}
 	if c := s.configs[path]; c != nil {
 		return map[string]dict{wire.ConfigInterface: {
 			"App": v(c.app), "Name": v(c.name), "Owner": v(uint32(os.Getuid())), "Source": v(c.source),
 			"State": v(c.state), "Session": v(c.session), "Data": v(c.data), "AutoConnect": v(c.autoConnect),
-			"Lockdown": v(false), "LastConnected": v(uint64(1700000000000000)), "FailureReason": v(c.reason),
+			"Lockdown": v(c.lockdown), "LastConnected": v(uint64(1700000000000000)), "FailureReason": v(c.reason),
 		}}
 	}
 	each := s.sessions[path]

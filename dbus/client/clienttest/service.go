@@ -42,7 +42,7 @@ type provider struct {
 type config struct {
 	app, name, source, state, reason string
 	data                             map[string]godbus.Variant
-	autoConnect                      bool
+	autoConnect, lockdown            bool
 	delivered                        bool // ConfigCreated was sent
 	session                          godbus.ObjectPath
 }
