@@ -119,3 +119,29 @@ func explain(c *conn, destination string) map[string]any {
 	}
 	return got
 }
+
+// What a person does about lockdowns and leaks.
+func TestLockdownByVpnctl(t *testing.T) {
+	t.Parallel()
+	v := newVPN(t)
+	clear := v.Clear(t)
+	vpnctl := func(want string, args ...string) {
+		t.Helper()
+		argv := append([]string{harness.Binary(t, "vpnctl"), "--bus", v.bus.Address}, args...)
+		if out, err := v.Host.Output(t, harness.Command{Argv: argv, UID: harness.Alice}); err != nil || !strings.Contains(out, want) {
+			t.Errorf("vpnctl %s: %v, no %q in\n%s", strings.Join(args, " "), err, want, out)
+		}
+	}
+	vpnctl("Nothing is wrong.", "health")
+	vpnctl("203.0.113.7: there is no tunnel\n  Goes:     past the VPN\n", "explain", includedIPv4)
+	vpnctl("Work: lockdown on", "lockdown", "on", configName)
+	v.requireLocked("by vpnctl", clear)
+	vpnctl("info: a lockdown is in force: nothing leaves this host but through the tunnel (lockdown)", "status")
+	vpnctl("  Goes:     nowhere\n", "explain", includedIPv4)
+	vpnctl("Removed Work.", "remove", configName)
+	vpnctl("warning: a lockdown is in force whose config is gone", "health")
+	v.requireLocked("without its config", clear)
+	vpnctl("No lockdown is in force.", "unlock")
+	v.requireOpen(clear)
+	vpnctl("Nothing is wrong.", "health")
+}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	godbus "github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 
 	"github.com/vpnprovider/vpnproviderd/dbus/wire"
@@ -91,6 +92,16 @@ func TestAttackLockdown(t *testing.T) {
 		}
 		awaitCount(t, "control: "+e.name, clear, 1, leaves(port))
 	}
+	// Routes alone, those of a full tunnel, do not hold what is bound to the
+	// device.
+	v.open(v.connect())
+	v.configure(godbus.ObjectPath(wire.SessionRoot+"/1"), fullTunnel())
+	if err := v.send(t, includedIPv6, 4396, "h0"); err != nil {
+		t.Errorf("control: bound to the device, past a full tunnel: %v", err)
+	}
+	awaitCount(t, "control: bound to the device, past a full tunnel", clear, 1, toPort(4396))
+	v.disconnect()
+
 	all := func(when string) {
 		t.Helper()
 		for _, e := range v.escapes() {
