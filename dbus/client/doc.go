@@ -5,9 +5,10 @@
 //
 // # A VPN app
 //
-// An app calls [Client.RegisterProvider] and reads [Provider.Events] for as
-// long as it runs. [SessionStarted] means that the user connects one of its
-// configs. The app then, usually in a goroutine of its own per session:
+// An app calls [Client.RegisterProvider] and then [Provider.Serve], which calls
+// a function of the app for each session, or it reads [Provider.Events] for as
+// long as it runs, where [SessionStarted] means that the user connects one of
+// its configs. For each session the app then, in a goroutine of its own:
 //
 //  1. reaches its server, with sockets that do not go through the tunnel:
 //     [Session.DialControl] in a net.Dialer, or [Session.Protect];

@@ -37,35 +37,18 @@ func run(ctx context.Context, server string) error {
 			return err
 		}
 	}
-	for {
-		select {
-		case e, ok := <-p.Events():
-			if !ok {
-				return p.Err()
+	return p.Serve(ctx, func(ctx context.Context, s *client.Session) error {
+		go func() {
+			for m := range s.Messages() {
+				log.Printf("%s %s", m.Kind, m.Error)
 			}
-			if started, ok := e.(client.SessionStarted); ok {
-				go serve(ctx, started.Session)
-			}
-		case <-ctx.Done():
-			return nil // Close ends the sessions
+		}()
+		err := carry(ctx, s)
+		if err != nil && ctx.Err() == nil {
+			log.Print(err)
 		}
-	}
-}
-
-// serve is one session from its start to its end.
-func serve(ctx context.Context, s *client.Session) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		for m := range s.Messages() {
-			log.Printf("%s %s", m.Kind, m.Error)
-		}
-		cancel()
-	}()
-	if err := carry(ctx, s); err != nil {
-		log.Print(err)
-		_ = s.NotifyFailure(ctx)
-	}
+		return err
+	})
 }
 
 // carry moves packets until the session or the server ends.

@@ -53,8 +53,9 @@ type ConfigCreated struct {
 	Data   map[string]any
 }
 
-// ConfigRemoved says that somebody other than the provider removed a config.
-// It can still be read for a moment.
+// ConfigRemoved says that somebody other than the provider removed a config. It
+// was there when the daemon said so; when the program takes the event it may be
+// gone.
 type ConfigRemoved struct {
 	Config *Config
 	Name   string
@@ -279,6 +280,7 @@ func (c *Client) platformMessage(sig *godbus.Signal, config godbus.ObjectPath, m
 			started:  sig.Sequence,
 			messages: newQueue[Message](&c.wg, c.stop),
 		}
+		s.life, s.end = context.WithCancel(context.Background())
 		if c.provider.options.PacketSignals {
 			s.packets = make(chan []byte, packetBacklog)
 		}
@@ -300,6 +302,7 @@ func (c *Client) endSession(s *Session, reason string) {
 
 func (c *Client) forget(s *Session) {
 	s.messages.finish()
+	s.end()
 	if s.packets != nil {
 		close(s.packets)
 	}

@@ -55,6 +55,8 @@ type Session struct {
 	started  godbus.Sequence
 	messages *queue[Message] // nil in handles
 	packets  chan []byte     // nil without packetSignals
+	life     context.Context // ended by end, with the last message; nil in handles
+	end      context.CancelFunc
 	channel  atomic.Pointer[Channel]
 }
 

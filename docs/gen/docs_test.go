@@ -134,6 +134,15 @@ func TestShownExamples(t *testing.T) {
 	}
 }
 
+// A complete app is short: that is what the library is for.
+func TestShortExample(t *testing.T) {
+	const name, limit = "docs/examples/mirror/main.go", 40
+	code := regexp.MustCompile(`(?m)^\s*[^\s/]`).FindAllString(read(t, name), -1)
+	if len(code) > limit {
+		t.Errorf("%s has %d lines of code, more than %d", name, len(code), limit)
+	}
+}
+
 // What answers NotSupported is listed as missing, and nothing else of the
 // methods is.
 func TestMissing(t *testing.T) {

@@ -21,12 +21,7 @@ func main() {
 		log.Fatal(err)
 	}
 	_, _ = app.CreateConfig(ctx, "Mirror", client.ConfigOptions{}) // it may be there already
-	for event := range app.Events() {
-		if started, ok := event.(client.SessionStarted); ok { // somebody connects it
-			log.Print("the session ended: ", carry(ctx, started.Session))
-			_ = started.Session.NotifyFailure(ctx) // in case it was we who gave up
-		}
-	}
+	log.Fatal(app.Serve(ctx, carry))                               // whenever somebody connects it
 }
 
 func carry(ctx context.Context, s *client.Session) error {

@@ -34,50 +34,41 @@ func run(ctx context.Context) error {
 	if _, err := provider.CreateConfig(ctx, "Echo", client.ConfigOptions{}); err != nil && !errors.Is(err, client.ErrAlreadyExists) {
 		return err
 	}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case event := <-provider.Events():
-			if s, ok := event.(client.SessionStarted); ok {
-				go serve(ctx, s.Session)
-			}
-		}
+	if err := provider.Serve(ctx, serve); !errors.Is(err, context.Canceled) {
+		return err
 	}
+	return nil
 }
 
 // serve is one session, from `connected` to its end.
-func serve(ctx context.Context, s *client.Session) {
+func serve(ctx context.Context, s *client.Session) error {
 	_, err := s.SetParameters(ctx, client.Parameters{
 		Addresses:     []netip.Prefix{netip.MustParsePrefix("198.18.0.2/24")},
 		InclusionList: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/24")},
 	})
 	if err != nil {
 		log.Print(err)
-		_ = s.NotifyFailure(ctx)
-		return
+		return err
 	}
 	channel, err := s.OpenChannel(ctx, client.ChannelOptions{})
 	if err != nil {
-		log.Print(err)
-		return
+		return err
 	}
 	defer channel.Close()
 	if err := s.NotifyConnected(ctx); err != nil {
-		log.Print(err)
-		return
+		return err
 	}
 	packet := make([]byte, channel.Info().MaxMessage)
 	for {
 		n, err := channel.Read(packet)
 		if err != nil {
-			return // the session has ended
+			return err // the session has ended
 		}
 		if !pong(packet[:n]) {
 			continue
 		}
 		if _, err := channel.Write(packet[:n]); err != nil {
-			return
+			return err
 		}
 	}
 }
