@@ -4,13 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strconv"
-	"strings"
-	"unicode"
-	"unicode/utf8"
-)
 
-// maxString is the length of the longest string taken from a caller, in bytes.
-const maxString = 255
+	"github.com/vpnprovider/vpnproviderd/driver/valid"
+)
 
 // Caller is who asks: a connection and the user behind it.
 type Caller struct {
@@ -45,53 +41,17 @@ func NewConfigID(uid uint32, app, name string) ConfigID {
 // session.
 type SessionID uint64
 
-// checkApp refuses what is no reverse-DNS app id.
-func checkApp(app string) error {
-	if len(app) > maxString {
-		return Errorf(KindInvalidParameter, "the app id has %d bytes, %d are allowed", len(app), maxString)
+// refused is what a caller is told of a value that is not valid; nil for none.
+func refused(err error) error {
+	if err == nil {
+		return nil
 	}
-	elements := strings.Split(app, ".")
-	if len(elements) < 2 {
-		return Errorf(KindInvalidParameter, "app id %q is not reverse-DNS: it needs two or more elements", app)
-	}
-	for _, e := range elements {
-		if !validElement(e) {
-			return Errorf(KindInvalidParameter, "app id %q is not reverse-DNS: element %q may hold A-Z, a-z, 0-9, _ and -, and not begin with a digit or -", app, e)
-		}
-	}
-	return nil
+	return Errorf(KindInvalidParameter, "%v", err)
 }
 
-func validElement(e string) bool {
-	for i, c := range []byte(e) {
-		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_'
-		if !letter && (i == 0 || c != '-' && (c < '0' || c > '9')) {
-			return false
-		}
-	}
-	return e != ""
-}
-
-// checkText refuses what must not reach logs, files and screens: control
-// characters, invalid UTF-8 and strings that are too long.
-func checkText(what, text string) error {
-	switch {
-	case len(text) > maxString:
-		return Errorf(KindInvalidParameter, "the %s has %d bytes, %d are allowed", what, len(text), maxString)
-	case !utf8.ValidString(text):
-		return Errorf(KindInvalidParameter, "the %s %q is not valid UTF-8", what, text)
-	case strings.ContainsFunc(text, unicode.IsControl):
-		return Errorf(KindInvalidParameter, "the %s %q has control characters", what, text)
-	}
-	return nil
-}
-
-func checkName(name string) error {
-	if name == "" {
-		return Errorf(KindInvalidParameter, "the name is empty")
-	}
-	return checkText("name", name)
-}
+func checkApp(app string) error         { return refused(valid.App(app)) }
+func checkName(name string) error       { return refused(valid.Name(name)) }
+func checkText(what, text string) error { return refused(valid.Text(what, text)) }
 
 // Check says why a record cannot be a config's.
 func (r Record) Check() error {

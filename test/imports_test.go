@@ -77,7 +77,8 @@ func TestImportsRunOneWay(t *testing.T) {
 		{"tun/vnet", []string{"golang.org/x/sys/unix"}, "the arithmetic is for the daemon and its clients"},
 		{"driver/params", []string{"go4.org/netipx"}, "parsing is a leaf"},
 		{"routing", []string{"go4.org/netipx"}, "the plan is pure"},
-		{"driver", []string{"driver/params", "routing", "go4.org/netipx"}, "the domain knows no bus, no netlink, no TUN"},
+		{"driver/valid", nil, "what a config may hold is a leaf"},
+		{"driver", []string{"driver/params", "driver/valid", "routing", "go4.org/netipx"}, "the domain knows no bus, no netlink, no TUN"},
 	}
 	for _, rule := range rules {
 		p := find(t, ours, rule.pkg)
@@ -94,7 +95,7 @@ func TestImportsRunOneWay(t *testing.T) {
 	}{
 		{"tun", []string{"tun/vnet"}},
 		{"dbus/client", []string{"dbus/wire", "driver/params", "tun/vnet"}},
-		{"dbus", []string{"dbus/wire", "driver", "driver/params", "routing"}},
+		{"dbus", []string{"dbus/wire", "driver", "driver/params", "driver/valid", "routing"}},
 		{"cmd/vpnctl", []string{"dbus/client", "dbus/wire", "driver/params", "tun/vnet"}},
 	} {
 		p := find(t, ours, rule.pkg)
