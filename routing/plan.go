@@ -28,12 +28,12 @@ func Plan(c Config, lockdown bool, f Facts) State {
 	case !c.Active():
 		return State{}
 	}
+	l := c.lists()
 	s := State{
 		Links:     map[int]LinkState{c.Link.Index: c.link(f)},
 		Addresses: c.addresses(f),
-		Routes:    map[RouteKey]Route{},
+		Routes:    make(map[RouteKey]Route, 2*len(l.include)+len(l.exclude)),
 	}
-	l := c.lists()
 	v4, v6 := c.families(l, s.Addresses)
 	families := []family{v4}
 	if f.IPv6 {
