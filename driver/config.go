@@ -46,22 +46,20 @@ func (m *Manager) CreateConfig(by Caller, n NewConfig) (ConfigID, error) {
 	if p != nil && p.conn == by.Conn {
 		c.Source, c.delivered = SourceProvider, true
 	}
-	if err := m.opts.Store.Save(c.record()); err != nil {
-		return "", Errorf(KindFailed, "cannot save the config %q: %v", n.Name, err)
-	}
-	delete(m.forgotten, id)
-	m.configs[id] = c
-	m.tell(ConfigAdded{Config: c.ConfigInfo})
-	if p != nil {
-		m.created(c, p.conn)
+	if err := m.add(c, c.record(), p); err != nil {
+		return "", err
 	}
 	return id, nil
 }
 
 // room must be called with mu held.
 func (m *Manager) room(owner uint32) error {
-	own := 0
+	own, all := 0, 0
 	for _, c := range m.configs {
+		if c.File != "" {
+			continue // the administrator knows
+		}
+		all++
 		if c.Owner == owner {
 			own++
 		}
@@ -69,8 +67,8 @@ func (m *Manager) room(owner uint32) error {
 	switch {
 	case own >= m.opts.ConfigsPerUser:
 		return Errorf(KindLimitExceeded, "uid %d has %d configs, %d are allowed", owner, own, m.opts.ConfigsPerUser)
-	case len(m.configs) >= m.opts.Configs:
-		return Errorf(KindLimitExceeded, "there are %d configs, %d are allowed", len(m.configs), m.opts.Configs)
+	case all >= m.opts.Configs:
+		return Errorf(KindLimitExceeded, "there are %d configs, %d are allowed", all, m.opts.Configs)
 	}
 	return nil
 }
@@ -108,7 +106,7 @@ func (m *Manager) UpdateConfig(ctx context.Context, by Caller, id ConfigID, chan
 func (m *Manager) update(by Caller, id ConfigID, changes ConfigChanges) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c, err := m.visible(by, id)
+	c, err := m.own(by, id)
 	if err != nil {
 		return err
 	}
@@ -125,13 +123,7 @@ func (m *Manager) update(by Caller, id ConfigID, changes ConfigChanges) error {
 	if changes.Lockdown != nil {
 		wanted.Lockdown = *changes.Lockdown
 	}
-	if err := m.opts.Store.Save(wanted); err != nil {
-		return Errorf(KindFailed, "cannot save the config %q: %v", c.Name, err)
-	}
-	m.change(c, func(i *ConfigInfo) {
-		i.Data, i.AutoConnect, i.Lockdown = wanted.Data, wanted.AutoConnect, wanted.Lockdown
-	})
-	return nil
+	return m.alter(c, wanted)
 }
 
 // AskToConfigure sends the config's provider, started if need be, a UI event
@@ -147,19 +139,20 @@ func (m *Manager) AskToConfigure(ctx context.Context, by Caller, id ConfigID, ev
 // DestroyConfig removes a config: quietly for its provider, like RemoveConfig
 // for others. It returns when its session is undone.
 func (m *Manager) DestroyConfig(by Caller, id ConfigID) error {
-	return m.remove(by, id, func(p *provider) bool { return p == nil || p.conn != by.Conn })
+	return m.remove(by, id, m.own, func(p *provider) bool { return p == nil || p.conn != by.Conn })
 }
 
 // RemoveConfig removes a config and tells its provider, now or when it comes.
 // It returns when its session is undone.
 func (m *Manager) RemoveConfig(by Caller, id ConfigID) error {
-	return m.remove(by, id, func(*provider) bool { return true })
+	return m.remove(by, id, m.own, func(*provider) bool { return true })
 }
 
-func (m *Manager) remove(by Caller, id ConfigID, tells func(*provider) bool) error {
+// remove is for those whom find gives the config.
+func (m *Manager) remove(by Caller, id ConfigID, find func(Caller, ConfigID) (*config, error), tells func(*provider) bool) error {
 	for {
 		m.mu.Lock()
-		c, err := m.visible(by, id)
+		c, err := find(by, id)
 		if err != nil {
 			m.mu.Unlock()
 			return err
@@ -191,7 +184,7 @@ func (m *Manager) remembers(owner uint32) bool {
 // forget must be called with mu held, for a config without a session.
 func (m *Manager) forget(c *config, p *provider, tell bool) error {
 	r := c.record()
-	r.Removed, r.Data = true, nil
+	r.Removed, r.Data, r.File = true, nil, ""
 	r.Delivered = tell && p == nil && c.delivered && m.remembers(c.Owner)
 	if err := m.storeRemoved(r); err != nil {
 		return Errorf(KindFailed, "cannot remove the config %q: %v", c.Name, err)

@@ -35,7 +35,7 @@ func (m *Manager) updateLockdown(ctx context.Context, by Caller, id ConfigID, ch
 		return err
 	}
 	defer m.endLocking()
-	before, err := m.Config(by, id)
+	before, err := m.ownInfo(by, id)
 	if err != nil {
 		return err
 	}
@@ -72,6 +72,17 @@ func (m *Manager) endLockdown(ctx context.Context, by Caller, before ConfigInfo,
 		m.try("restore the config", m.update(by, before.ID, back))
 	}
 	return err
+}
+
+// ownInfo is what a config that the caller may change is now.
+func (m *Manager) ownInfo(by Caller, id ConfigID) (ConfigInfo, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c, err := m.own(by, id)
+	if err != nil {
+		return ConfigInfo{}, err
+	}
+	return c.ConfigInfo, nil
 }
 
 // beginLocking waits for the right to begin and end lockdowns, which ctx bounds.

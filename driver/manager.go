@@ -86,7 +86,7 @@ type config struct {
 
 func (c *config) record() Record {
 	return Record{
-		App: c.App, Name: c.Name, Owner: c.Owner, Source: c.Source, Data: c.Data,
+		App: c.App, Name: c.Name, Owner: c.Owner, Source: c.Source, File: c.File, Data: c.Data,
 		AutoConnect: c.AutoConnect, Lockdown: c.Lockdown, LastConnected: c.LastConnected, Delivered: c.delivered,
 	}
 }
@@ -115,7 +115,7 @@ func NewManager(opts Options) (*Manager, error) {
 		}
 		m.configs[r.ID()] = &config{
 			ConfigInfo: ConfigInfo{
-				ID: r.ID(), App: r.App, Name: r.Name, Owner: r.Owner, Source: r.Source, State: Idle,
+				ID: r.ID(), App: r.App, Name: r.Name, Owner: r.Owner, Source: r.Source, File: r.File, State: Idle,
 				Data: r.Data, AutoConnect: r.AutoConnect, Lockdown: r.Lockdown, LastConnected: r.LastConnected,
 			},
 			delivered: r.Delivered,

@@ -12,6 +12,7 @@ type ConfigInfo struct {
 	Name          string
 	Owner         uint32
 	Source        string
+	File          string // of the administrator's; empty: it is another's
 	State         State
 	Session       SessionID // 0: none
 	Data          Data      // not to be changed

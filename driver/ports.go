@@ -128,6 +128,7 @@ type Record struct {
 	Name          string
 	Owner         uint32
 	Source        string
+	File          string // of the administrator's; empty: it is another's
 	Data          Data
 	AutoConnect   bool
 	LastConnected uint64 // microseconds since the epoch

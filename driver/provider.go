@@ -244,7 +244,8 @@ func (m *Manager) ListProviders(by Caller) []ProviderInfo {
 	return slices.SortedFunc(maps.Values(apps), func(a, b ProviderInfo) int { return cmp.Compare(a.App, b.App) })
 }
 
-// ForgetProvider ends the app's sessions and removes its configs.
+// ForgetProvider ends the app's sessions and removes its configs but those of
+// the administrator.
 func (m *Manager) ForgetProvider(by Caller, app string) error {
 	m.mu.Lock()
 	app, err := m.ownApp(by, app)
@@ -260,7 +261,11 @@ func (m *Manager) ForgetProvider(by Caller, app string) error {
 	}
 	m.mu.Unlock()
 	for _, id := range ids {
-		if err := m.DestroyConfig(by, id); err != nil && KindOf(err) != KindNotFound {
+		err := m.DestroyConfig(by, id)
+		if KindOf(err) == KindNotAuthorized {
+			err = m.Disconnect(by, id)
+		}
+		if err != nil && KindOf(err) != KindNotFound {
 			return err
 		}
 	}

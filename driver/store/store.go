@@ -47,6 +47,7 @@ type file struct {
 	Name          string           `json:"name"`
 	Owner         uint32           `json:"owner"`
 	Source        string           `json:"source"`
+	File          string           `json:"file,omitempty"`
 	AutoConnect   bool             `json:"autoConnect,omitempty"`
 	Lockdown      bool             `json:"lockdown,omitempty"`
 	LastConnected uint64           `json:"lastConnected,omitempty"`
@@ -58,7 +59,7 @@ type file struct {
 // Save writes the record; it is on the disk when Save returns.
 func (s *Store) Save(r driver.Record) error {
 	f := file{
-		App: r.App, Name: r.Name, Owner: r.Owner, Source: r.Source, AutoConnect: r.AutoConnect,
+		App: r.App, Name: r.Name, Owner: r.Owner, Source: r.Source, File: r.File, AutoConnect: r.AutoConnect,
 		LastConnected: r.LastConnected, Delivered: r.Delivered, Removed: r.Removed, Lockdown: r.Lockdown,
 	}
 	if len(r.Data) > 0 {
@@ -178,7 +179,7 @@ func read(path string) (r driver.Record, err error) {
 		return r, err
 	}
 	r = driver.Record{
-		App: f.App, Name: f.Name, Owner: f.Owner, Source: f.Source, AutoConnect: f.AutoConnect,
+		App: f.App, Name: f.Name, Owner: f.Owner, Source: f.Source, File: f.File, AutoConnect: f.AutoConnect,
 		LastConnected: f.LastConnected, Delivered: f.Delivered, Removed: f.Removed, Lockdown: f.Lockdown, Data: driver.Data{},
 	}
 	for key, v := range f.Data {

@@ -41,7 +41,7 @@ func TestRoundTrip(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "configs")
 	s, _ := open(t, root)
 	want := []driver.Record{record("Home"), record("Work")}
-	want[1].AutoConnect, want[1].Lockdown, want[1].Removed = true, true, true
+	want[1].AutoConnect, want[1].Lockdown, want[1].Removed, want[1].File = true, true, true, "/etc/x.toml"
 	for _, r := range want {
 		if err := s.Save(r); err != nil {
 			t.Fatal(err)
