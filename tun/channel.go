@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpnprovider/vpnproviderd/tun/vnet"
 )
 
 // Format is what the messages of a channel are.
@@ -21,7 +23,32 @@ const (
 	// or super-packet, in all up to vnet.MaxMessage bytes. A client may send
 	// super-packets that the TUN does not take: they are split here.
 	FormatOffload
+
+	// FormatStream has packets, each behind its length in 2 bytes in network
+	// order, on a socket that keeps no bounds. A length of 0 is a breach of the
+	// protocol.
+	FormatStream
 )
+
+// socketType is what sockets of channels are.
+func (f Format) socketType() int {
+	if f == FormatStream {
+		return unix.SOCK_STREAM
+	}
+	return unix.SOCK_SEQPACKET
+}
+
+// overhead is how many bytes are before the packet in a message.
+func (f Format) overhead() int {
+	switch f {
+	case FormatOffload:
+		return vnet.HeaderLen
+	case FormatStream:
+		return lengthSize
+	case FormatPacket:
+	}
+	return 0
+}
 
 // offloadBuffer is the size in bytes of the send buffer of a channel of the
 // format FormatOffload. A socket that was full is written again only when three
@@ -31,10 +58,10 @@ const offloadBuffer = 1 << 19
 // NewChannel makes a channel. Ours is for Tunnel.Attach, theirs for the
 // client; both are nonblocking and closed on exec. The caller owns both.
 //
-// With FormatPacket the send buffers keep their default size: bigger ones are
-// slower and add delay.
+// But for FormatOffload the send buffers keep their default size: bigger ones
+// are slower and add delay.
 func NewChannel(format Format) (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fds, err := unix.Socketpair(unix.AF_UNIX, format.socketType()|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot make a channel: %w", os.NewSyscallError("socketpair", err))
 	}
@@ -61,25 +88,27 @@ func enlarge(fd int) error {
 	return os.NewSyscallError("setsockopt", err)
 }
 
-// CheckChannel tells whether f can serve as a channel: a connected AF_UNIX
-// SOCK_SEQPACKET socket. If not, the error says what it is. It leaves f as it
-// is, and open.
+// CheckChannel tells whether f can serve as a channel of messages: a connected
+// AF_UNIX SOCK_SEQPACKET socket. If not, the error says what it is. It leaves f
+// as it is, and open.
 //
 // A datagram socket is refused: its end can be connected elsewhere by who
 // holds it, and its reader does not see the peer close.
-func CheckChannel(f *os.File) error {
+func CheckChannel(f *os.File) error { return checkChannel(f, FormatPacket) }
+
+func checkChannel(f *os.File, format Format) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("cannot use the channel: %w", err)
 	}
 	var problem error
-	if err := raw.Control(func(fd uintptr) { problem = checkSocket(int(fd)) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { problem = checkSocket(int(fd), format.socketType()) }); err != nil {
 		return fmt.Errorf("cannot use the channel: %w", err)
 	}
 	return problem
 }
 
-func checkSocket(fd int) error {
+func checkSocket(fd, want int) error {
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	if errors.Is(err, unix.ENOTSOCK) {
 		return errors.New("the channel is not a socket")
@@ -93,19 +122,32 @@ func checkSocket(fd int) error {
 	if err != nil {
 		return fmt.Errorf("cannot use the channel: %w", os.NewSyscallError("getsockopt", err))
 	}
-	switch kind {
-	case unix.SOCK_SEQPACKET:
-	case unix.SOCK_STREAM:
-		return errors.New("the channel is a stream socket, not SOCK_SEQPACKET")
-	case unix.SOCK_DGRAM:
-		return errors.New("the channel is a datagram socket, not SOCK_SEQPACKET")
-	default:
-		return fmt.Errorf("the channel is a socket of type %d, not SOCK_SEQPACKET", kind)
+	if kind != want {
+		return fmt.Errorf("the channel is %s, not %s", describeSocket(kind), socketName(want))
 	}
 	if _, err := unix.Getpeername(fd); err != nil {
 		return errors.New("the channel is a socket that is not connected")
 	}
 	return nil
+}
+
+func socketName(kind int) string {
+	if kind == unix.SOCK_STREAM {
+		return "SOCK_STREAM"
+	}
+	return "SOCK_SEQPACKET"
+}
+
+func describeSocket(kind int) string {
+	switch kind {
+	case unix.SOCK_SEQPACKET:
+		return "a SOCK_SEQPACKET socket"
+	case unix.SOCK_STREAM:
+		return "a stream socket"
+	case unix.SOCK_DGRAM:
+		return "a datagram socket"
+	}
+	return fmt.Sprintf("a socket of type %d", kind)
 }
 
 // channel is an attached channel. Its receiving goroutine takes it off the
@@ -126,7 +168,7 @@ type channel struct {
 // certain to be nonblocking and known to Go's poller, whatever f was.
 func newChannel(f *os.File, format Format) (*channel, error) {
 	defer f.Close()
-	if err := CheckChannel(f); err != nil {
+	if err := checkChannel(f, format); err != nil {
 		return nil, err
 	}
 	raw, err := f.SyscallConn()

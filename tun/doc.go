@@ -6,11 +6,12 @@
 //	    ◄─────────────────────────────────────────────────────────────── (or sink)
 //	         writev               merge, filter.fromClient    recvmmsg, ≤128
 //
-// A channel is a connected AF_UNIX SOCK_SEQPACKET socket. The end of file on
-// either side, and a message without bytes, ends the channel. In the Format
-// Packets one message is one whole IPv4 or IPv6 packet without any header. In
-// the Format Offload it is what the TUN has: a virtio_net_hdr and a packet or
-// super-packet.
+// A channel is a connected AF_UNIX socket, SOCK_SEQPACKET but for streams. The
+// end of file on either side, and a message without bytes, ends the channel. In
+// FormatPacket one message is one whole IPv4 or IPv6 packet without any header.
+// In FormatOffload it is what the TUN has: a virtio_net_hdr and a packet or
+// super-packet. In FormatStream packets come behind their lengths, for clients
+// that have no other sockets.
 //
 // The TUN has super-packets wherever the kernel lets us: the headers of many
 // packets of a flow once, with all their payload. They come apart and together

@@ -30,11 +30,11 @@ func newPacketFeed(t *Tunnel) *packetFeed {
 	return &packetFeed{Tunnel: t, merged: vnet.NewCoalescer(Batch, t.offload), parts: make([]unix.Iovec, 0, 1+Batch)}
 }
 
-func (p *packetFeed) judge(m *messages, got int) {
+func (p *packetFeed) judge(received intake, got int) {
 	p.merged.Reset()
 	p.next = 0
 	for i := range got {
-		packet, truncated := m.received(i)
+		packet, truncated := received.received(i)
 		f := p.filter.Load() // for each packet: a new policy holds at once
 		r := f.fromClient(packet)
 		if truncated && f != nil {
@@ -72,7 +72,7 @@ type messageFeed struct {
 	parts   [3]unix.Iovec
 }
 
-func (m *messageFeed) judge(received *messages, got int) {
+func (m *messageFeed) judge(received intake, got int) {
 	m.count, m.next, m.segment = 0, 0, 0
 	for i := range got {
 		message, truncated := received.received(i)

@@ -1,10 +1,7 @@
 package tun
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -15,9 +12,9 @@ import (
 // goroutine that runs it.
 type inbound struct {
 	*Tunnel
-	ch    *channel
-	batch *messages
-	feed  feed
+	ch     *channel
+	intake intake
+	feed   feed
 
 	got   int   // messages that were received
 	shown bool  // to captures: the frame that is next
@@ -26,9 +23,9 @@ type inbound struct {
 
 // feed makes frames of messages.
 type feed interface {
-	// judge takes messages that were received and must stay as they are; all
-	// frames of the former ones are done. It counts those that are refused.
-	judge(m *messages, got int)
+	// judge takes the messages that were received and must stay as they are;
+	// all frames of the former ones are done. It counts those that are refused.
+	judge(received intake, got int)
 
 	// frame returns the parts of the first frame that is not done, the
 	// virtio_net_hdr first and in a part that has nothing else before a
@@ -44,10 +41,13 @@ type feed interface {
 // wait for this goroutine any more, so that it may take the caller's locks.
 func (t *Tunnel) runInbound(ch *channel) {
 	in := &inbound{Tunnel: t, ch: ch}
-	if ch.format == FormatOffload {
-		in.batch, in.feed = newMessages(OffloadBatch, longestFrame), &messageFeed{Tunnel: t}
-	} else {
-		in.batch, in.feed = newBatch(0), newPacketFeed(t)
+	switch ch.format {
+	case FormatOffload:
+		in.intake, in.feed = newMessages(OffloadBatch, longestFrame), &messageFeed{Tunnel: t}
+	case FormatStream:
+		in.intake, in.feed = newStream(), newPacketFeed(t)
+	case FormatPacket:
+		in.intake, in.feed = newBatch(0), newPacketFeed(t)
 	}
 	err := in.pump()
 	ended := t.channel.CompareAndSwap(ch, nil)
@@ -62,15 +62,6 @@ func (t *Tunnel) runInbound(ch *channel) {
 	}
 }
 
-// slotSize returns how big slots must be for packets of up to mtu bytes: one
-// more, to tell when a packet was longer.
-func slotSize(mtu int) int { return max(2048, mtu+1) }
-
-func newBatch(mtu int) *messages {
-	size := slotSize(mtu)
-	return newMessages(min(Batch, batchBytes/size), size)
-}
-
 // pump returns why the channel, or the device, does not work any more.
 func (in *inbound) pump() error {
 	receive, inject := in.receive, in.inject // made once, calls allocate nothing
@@ -79,7 +70,7 @@ func (in *inbound) pump() error {
 		if err := in.ch.raw.Read(receive); err != nil {
 			return fmt.Errorf("cannot receive from the client: %w", err)
 		}
-		in.feed.judge(in.batch, in.got)
+		in.feed.judge(in.intake, in.got)
 		if err := in.device.Write(inject); err != nil {
 			return fmt.Errorf("cannot write to the TUN: %w", err)
 		}
@@ -89,37 +80,11 @@ func (in *inbound) pump() error {
 
 // receive takes what the channel has; false: nothing yet.
 func (in *inbound) receive(fd uintptr) bool {
-	if f := in.filter.Load(); f != nil && slotSize(f.mtu) > in.batch.size {
-		in.batch = newBatch(f.mtu)
+	if f := in.filter.Load(); f != nil {
+		in.intake.fit(f.mtu)
 	}
-	n, errno := in.batch.receive(fd)
-	switch errno {
-	case 0:
-		in.got = n
-	case unix.EAGAIN:
-		return false
-	default:
-		in.end = fmt.Errorf("cannot receive from the client: %w", os.NewSyscallError("recvmmsg", errno))
-		return true
-	}
-	// The end of file looks like a message without bytes.
-	for i := range n {
-		if in.batch.headers[i].Len == 0 {
-			in.got, in.end = i, endOf(fd)
-			break
-		}
-	}
-	return true
-}
-
-// endOf tells the end of the channel from the empty message of a client that
-// breaks the protocol.
-func endOf(fd uintptr) error {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-	if n, err := unix.Poll(fds, 0); err == nil && n > 0 {
-		return io.EOF
-	}
-	return errors.New("the client sent a message without a packet")
+	in.got, in.end = in.intake.receive(fd)
+	return in.got > 0 || in.end != nil
 }
 
 // inject writes what was received, as far as it passed; false: the TUN is

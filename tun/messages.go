@@ -1,13 +1,36 @@
 package tun
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// messages is the memory of what is received in one system call: slots of
-// equal size. It belongs to one goroutine.
+var errEmpty = errors.New("the client sent a message without a packet")
+
+// intake is the memory of what is received at once. It belongs to one
+// goroutine.
+type intake interface {
+	// fit makes room for packets of up to mtu bytes. What was received is gone.
+	fit(mtu int)
+
+	// receive takes what the socket has, and returns how many messages that
+	// are, and why there are none after them. Neither: nothing yet. It never
+	// blocks, and descriptors that come along are closed by the kernel, since
+	// there is no room for them.
+	receive(fd uintptr) (got int, end error)
+
+	// received returns message i of those, and whether there was more of it. It
+	// stays as it is until the next receive.
+	received(i int) (message []byte, truncated bool)
+}
+
+// messages is the intake of sockets that keep the bounds of messages: slots of
+// equal size.
 type messages struct {
 	size    int // of a slot
 	arena   []byte
@@ -32,19 +55,49 @@ func newMessages(count, size int) *messages {
 	return m
 }
 
-// received returns what receive put into slot i and whether there was more.
+// slotSize returns how big slots must be for packets of up to mtu bytes: one
+// more, to tell when a packet was longer.
+func slotSize(mtu int) int { return max(2048, mtu+1) }
+
+func newBatch(mtu int) *messages {
+	size := slotSize(mtu)
+	return newMessages(min(Batch, batchBytes/size), size)
+}
+
+func (m *messages) fit(mtu int) {
+	if slotSize(mtu) > m.size {
+		*m = *newBatch(mtu)
+	}
+}
+
 func (m *messages) received(i int) (message []byte, truncated bool) {
 	h := &m.headers[i]
 	return m.arena[i*m.size:][:h.Len], h.Hdr.Flags&unix.MSG_TRUNC != 0
 }
 
-// receive fills slots from the first on and returns how many; slots without
-// bytes stand for the end of file, too. Descriptors that come with a message
-// are closed by the kernel, since there is no room for them. It never blocks.
+func (m *messages) receive(fd uintptr) (got int, end error) {
+	n, errno := m.fill(fd)
+	switch errno {
+	case 0:
+	case unix.EAGAIN:
+		return 0, nil
+	default:
+		return 0, fmt.Errorf("cannot receive from the client: %w", os.NewSyscallError("recvmmsg", errno))
+	}
+	// The end of file looks like a message without bytes.
+	for i := range n {
+		if m.headers[i].Len == 0 {
+			return i, endOf(fd)
+		}
+	}
+	return n, nil
+}
+
+// fill fills slots from the first on and returns how many.
 //
 // A peer that closed before it had read all is told once, as ECONNRESET, and
 // ahead of what it had sent; the end of file comes after that.
-func (m *messages) receive(fd uintptr) (int, unix.Errno) {
+func (m *messages) fill(fd uintptr) (int, unix.Errno) {
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&m.headers[0])),
 			uintptr(len(m.headers)), unix.MSG_DONTWAIT, 0, 0)
@@ -52,6 +105,16 @@ func (m *messages) receive(fd uintptr) (int, unix.Errno) {
 			return int(n), errno
 		}
 	}
+}
+
+// endOf tells the end of the channel from the empty message of a client that
+// breaks the protocol.
+func endOf(fd uintptr) error {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	if n, err := unix.Poll(fds, 0); err == nil && n > 0 {
+		return io.EOF
+	}
+	return errEmpty
 }
 
 // gathered is what is sent in one system call: messages whose parts lie
@@ -90,6 +153,9 @@ func (g *gathered) add(head, rest []byte) {
 			v[n].SetLen(len(part))
 			n++
 		}
+	}
+	if n < len(v) {
+		v[n] = unix.Iovec{}
 	}
 	h := &g.headers[g.count].Hdr
 	h.Iov = &v[0]

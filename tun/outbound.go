@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/vpnprovider/vpnproviderd/tun/vnet"
 )
 
 // outbound is the direction from the TUN to the client. It belongs to the
@@ -22,11 +20,13 @@ type outbound struct {
 	// super-packet, its segment.
 	frame, segment int
 
-	ch    *channel   // that transmit sends to
-	fail  unix.Errno // of ch
-	out   gathered   // messages for ch, from the first packet on
-	sent  int        // of out
-	shown int        // of out, to captures
+	ch     *channel   // that transmit sends to
+	fail   unix.Errno // of ch
+	prefix int        // bytes before each packet that are made here
+	out    gathered   // messages for ch, from the first packet on
+	sent   int        // of out
+	part   int        // bytes of the next one that are sent already
+	shown  int        // of out, to captures
 
 	whole []byte // for a segment in one piece
 }
@@ -156,7 +156,10 @@ func (o *outbound) advance() {
 // deliverTo waits while the channel is full. It returns when all is sent or
 // the channel is no longer the tunnel's.
 func (o *outbound) deliverTo(ch *channel, transmit func(uintptr) bool) {
-	o.ch, o.fail = ch, 0
+	o.ch, o.fail, o.part, o.prefix = ch, 0, 0, 0
+	if ch.format == FormatStream {
+		o.prefix = lengthSize
+	}
 	o.gather()
 	err := ch.raw.Write(transmit)
 	if err == nil && o.fail == 0 {
@@ -181,7 +184,7 @@ func (o *outbound) gather() {
 	for i := o.frame; i < o.frames.count; i++ {
 		p := &o.frames.packets[i]
 		switch {
-		case o.out.full(p.HeadersLen()):
+		case o.out.full(o.prefix + p.HeadersLen()):
 			return
 		case o.ch.format == FormatOffload:
 			o.segment = 0
@@ -189,18 +192,27 @@ func (o *outbound) gather() {
 			continue
 		case !p.Super():
 			p.Complete()
-			o.out.add(nil, p.Bytes())
+			o.add(o.out.reserve(o.prefix), p.Bytes())
 			continue
 		}
 		for n := p.Segments(); from < n; from++ {
-			if o.out.full(p.HeadersLen()) {
+			if o.out.full(o.prefix + p.HeadersLen()) {
 				return
 			}
-			headers := o.out.reserve(p.HeadersLen())
-			o.out.add(headers, p.Segment(from, headers))
+			head := o.out.reserve(o.prefix + p.HeadersLen())
+			o.add(head, p.Segment(from, head[o.prefix:]))
 		}
 		from = 0
 	}
+}
+
+// add gathers a packet that begins in head, behind its length where that is
+// wanted.
+func (o *outbound) add(head, rest []byte) {
+	if o.prefix > 0 {
+		putLength(head, len(head)-o.prefix+len(rest))
+	}
+	o.out.add(head, rest)
 }
 
 // transmit sends the packets that wait; false: the socket is full.
@@ -212,7 +224,7 @@ func (o *outbound) transmit(fd uintptr) bool {
 		if all := o.captures.Load(); all != nil {
 			o.show(*all)
 		}
-		n, errno := o.out.send(fd, o.sent)
+		n, errno := o.send(fd)
 		switch errno {
 		case 0:
 			packets, bytes := 0, 0
@@ -227,6 +239,10 @@ func (o *outbound) transmit(fd uintptr) bool {
 			packets, _ := o.pass()
 			o.stats.drop(tooBig, packets)
 		case unix.ENOBUFS, unix.ENOMEM:
+			if o.part > 0 { // the rest of it has to follow
+				o.fail = errno
+				return true
+			}
 			packets, _ := o.pass()
 			o.stats.drop(write, packets)
 		default:
@@ -237,12 +253,30 @@ func (o *outbound) transmit(fd uintptr) bool {
 	return true
 }
 
+// send sends messages that wait and returns how many of them the socket has
+// whole then.
+func (o *outbound) send(fd uintptr) (whole int, errno unix.Errno) {
+	if o.ch.format != FormatStream {
+		return o.out.send(fd, o.sent)
+	}
+	n, errno := o.out.sendBytes(fd, o.sent, o.part)
+	if errno != 0 {
+		return 0, errno
+	}
+	for n += o.part; o.sent+whole < o.out.count; whole++ {
+		message := size(o.out.parts(o.sent + whole))
+		if n < message {
+			break
+		}
+		n -= message
+	}
+	o.part = n
+	return whole, 0
+}
+
 // show shows the messages that wait to captures, each once.
 func (o *outbound) show(all []*capture) {
-	skip := 0
-	if o.ch.format == FormatOffload {
-		skip = vnet.HeaderLen
-	}
+	skip := o.ch.format.overhead()
 	for o.shown = max(o.shown, o.sent); o.shown < o.out.count; o.shown++ {
 		record(all, outgoing, skip, o.out.parts(o.shown))
 	}
@@ -258,5 +292,5 @@ func (o *outbound) pass() (packets, bytes int) {
 		return p.Segments(), p.Total()
 	}
 	o.advance()
-	return 1, size(o.out.parts(o.sent - 1))
+	return 1, size(o.out.parts(o.sent-1)) - o.prefix
 }

@@ -237,6 +237,7 @@ func (n *twoNetworks) faultless(t *testing.T) {
 	}
 }
 
+// formats are those that keep the bounds of messages.
 func formats() map[string]tun.Format {
 	return map[string]tun.Format{"packet": tun.FormatPacket, "offload": tun.FormatOffload}
 }
@@ -247,7 +248,9 @@ func TestTransfer(t *testing.T) {
 		size = 4 << 20
 	}
 	data := bulk(size)
-	for name, format := range formats() {
+	all := formats()
+	all["stream"] = tun.FormatStream
+	for name, format := range all {
 		for _, mtu := range []int{1280, 1420, 9000} {
 			t.Run(name+"/"+strconv.Itoa(mtu), func(t *testing.T) {
 				n := newTwoNetworks(t, format, mtu, nil)
