@@ -103,6 +103,7 @@ type ChannelFormat int
 const (
 	FormatPacket  ChannelFormat = iota // a packet
 	FormatOffload                      // a virtio-net header with a packet or super-packet
+	FormatStream                       // a packet behind its length, in a stream
 )
 
 // Traffic is what a tunnel lets through.

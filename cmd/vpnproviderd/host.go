@@ -188,8 +188,12 @@ func (opener) NewChannel(format driver.ChannelFormat) (ours, theirs *os.File, er
 }
 
 func formatOf(format driver.ChannelFormat) tun.Format {
-	if format == driver.FormatOffload {
+	switch format {
+	case driver.FormatOffload:
 		return tun.FormatOffload
+	case driver.FormatStream:
+		return tun.FormatStream
+	case driver.FormatPacket:
 	}
 	return tun.FormatPacket
 }
