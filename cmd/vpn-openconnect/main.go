@@ -7,13 +7,15 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"strconv"
 
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/cmdline"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/openconnect"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/vpnenv"
 )
+
+// version is set by the linker.
+var version = "0.1.0-dev"
 
 const program = "vpn-openconnect"
 
@@ -74,7 +76,7 @@ func run(args []string) int {
 		fmt.Fprint(os.Stdout, usage)
 		return 0
 	case cmd.Version:
-		fmt.Fprintln(os.Stdout, program, version())
+		fmt.Fprintln(os.Stdout, program, version)
 		return 0
 	case cmd.Server == "" && cmd.ConfigName == "":
 		say(os.Stderr, "which server? Try --help")
@@ -86,11 +88,4 @@ func run(args []string) int {
 // say writes one message of ours between those of openconnect.
 func say(w io.Writer, format string, args ...any) {
 	fmt.Fprintf(w, program+": "+format+"\n", args...)
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }

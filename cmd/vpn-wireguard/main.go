@@ -19,6 +19,9 @@ import (
 	"syscall"
 )
 
+// version is set by the linker.
+var version = "0.1.0-dev"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	// A second Ctrl-C ends the program whatever it does.

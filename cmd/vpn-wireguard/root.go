@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -67,7 +66,7 @@ Exit codes: 0 done, 1 another failure, 2 wrong use, 4 connecting failed,
 		Example: `  vpn-wireguard import work.conf
   vpn-wireguard up work
   vpn-wireguard status`,
-		Version:       version(),
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -195,12 +194,4 @@ func (c *cli) report(ctx context.Context, err error) int {
 		c.print(c.stderr, "  %s", []any{hint})
 	}
 	return code
-}
-
-// version is what the Go toolchain knows of this build.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }

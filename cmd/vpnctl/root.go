@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,7 +55,7 @@ failed, 5 disconnecting failed, 7 removing failed, 8 the daemon is not running,
   vpnctl connect Work
   vpnctl status
   vpnctl disconnect`,
-		Version:       version(),
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -102,15 +101,6 @@ func (c *cli) dial(ctx context.Context) (*client.Client, error) {
 		return nil, &failure{code: exitNotRunning, err: err, hint: "check that D-Bus runs, or pass --bus ADDRESS"}
 	}
 	return d, nil
-}
-
-// version is what the Go toolchain knows of this build.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(devel)"
-	}
-	return info.Main.Version
 }
 
 // jsonFlag is the same for every command that reads.
