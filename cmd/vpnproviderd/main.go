@@ -34,7 +34,7 @@ const (
 )
 
 func main() {
-	signal.Ignore(syscall.SIGHUP) // there is nothing to read again
+	signal.Ignore(syscall.SIGHUP) // until there is something to be read again
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
@@ -110,6 +110,8 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	}
 	// Undone before the bus is left: providers are told.
 	defer manager.Shutdown()
+	files := newFiles(opts.configDir, manager, log)
+	files.read(ctx)
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	ctx, stop := context.WithCancel(ctx)
@@ -120,6 +122,7 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	watching.Go(func() { keeper.watch(ctx, "firewall", h.firewall.Monitor) })
 	watching.Go(func() { keeper.watch(ctx, "DNS service", h.dns.Watch) })
 	watching.Go(func() { followSleep(ctx, opts.bus, manager, log) })
+	watching.Go(func() { files.follow(ctx) })
 	go watchdog(ctx, manager, log)
 	go exitWhenIdle(ctx, opts.idleExit, stop, func() bool { return server.Idle() && manager.Idle() })
 	notify(log, daemon.SdNotifyReady)
