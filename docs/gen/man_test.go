@@ -30,18 +30,27 @@ func TestManualsAreSound(t *testing.T) {
 	}
 }
 
-// Each program has the options that its manual page has, and each command of
-// vpnctl is in its own.
+// Each program has the options that its manual page has, and each command is
+// in its program's own.
 func TestManualsMatchHelp(t *testing.T) {
-	for program, page := range map[string]string{"vpnproviderd": "vpnproviderd.8", "vpn-openconnect": "vpn-openconnect.1"} {
+	for program, page := range map[string]string{"vpnproviderd": "vpnproviderd.8", "vpn-openconnect": "vpn-openconnect.1", "vpn-tray": "vpn-tray.1"} {
 		help := build(t, program)
 		text := read(t, "docs/man/"+page)
 		compare(t, page, append(options(help("--help")), "help"), items(text))
 	}
 
-	help := build(t, "vpnctl")
+	for _, program := range []string{"vpnctl", "vpn-wireguard"} {
+		t.Run(program, func(t *testing.T) { compareCommands(t, program) })
+	}
+}
+
+// compareCommands is about a program with commands: each has its section.
+func compareCommands(t *testing.T, program string) {
+	t.Helper()
+	help := build(t, program)
 	top := help("--help")
-	text := read(t, "docs/man/vpnctl.1")
+	page := program + ".1"
+	text := read(t, "docs/man/"+page)
 	general, rest, _ := strings.Cut(text, "\n.Ss ")
 	rest, _, _ = strings.Cut(rest, "\n.Sh ")
 	sections := make(map[string]string)
@@ -50,7 +59,7 @@ func TestManualsMatchHelp(t *testing.T) {
 		name, _, _ = strings.Cut(name, " ")
 		sections[name] = section
 	}
-	compare(t, "vpnctl.1", options(top), items(general))
+	compare(t, page, options(top), items(general))
 	_, commands, _ := strings.Cut(top, "Available Commands:\n")
 	commands, _, _ = strings.Cut(commands, "\n\n")
 	var names []string
@@ -59,10 +68,10 @@ func TestManualsMatchHelp(t *testing.T) {
 			names = append(names, name)
 		}
 	}
-	compare(t, "the commands in vpnctl.1", names, slices.Collect(maps.Keys(sections)))
+	compare(t, "the commands in "+page, names, slices.Collect(maps.Keys(sections)))
 	for _, name := range names {
 		own, _, _ := strings.Cut(help(name, "--help"), "Global Flags:")
-		compare(t, "vpnctl.1, "+name, options(own), append(items(sections[name]), "help"))
+		compare(t, page+", "+name, options(own), append(items(sections[name]), "help"))
 	}
 }
 
