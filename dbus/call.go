@@ -2,7 +2,6 @@ package dbus
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -21,101 +20,48 @@ var (
 
 // call is one method call. It owns the descriptors that came with it.
 type call struct {
-	sender    string
-	path      string
-	iface     string // may be empty
-	member    string
-	signature string
-	serial    uint32
-	body      []any
-	fds       []int
+	header
+	fds  []int
+	body []any // set by decode
+
+	message []byte // nil once it is decoded, or is not to be
+	size    int    // of the message, in bytes
+	err     error  // why it cannot be served
 
 	noReply     bool
-	interactive bool  // the caller allows that a person is asked
-	err         error // why it cannot be served
+	interactive bool // the caller allows that a person is asked
 
 	// detach lets the sender's next call begin; this one will wait for
 	// something. Set by the dispatcher.
 	detach func()
+
+	// finish says that the call is in flight no more. Set by the dispatcher; it
+	// may be called again.
+	finish func()
 }
 
-// decode makes a call of a message. It owns fds.
-func decode(message []byte, order binary.ByteOrder, fds []int) (c *call) {
+// newCall makes a call of a message, which it owns with the descriptors.
+func newCall(h header, message []byte, fds []int) *call {
+	return &call{
+		header: h, fds: fds, message: message, size: len(message),
+		noReply:     h.flags&godbus.FlagNoReplyExpected != 0,
+		interactive: h.flags&godbus.FlagAllowInteractiveAuthorization != 0,
+	}
+}
+
+// decode makes the body of the message.
+func (c *call) decode() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			closeAll(fds)
-			c = unreadable(message, order, errUnreadable)
+			err = errUnreadable
 		}
 	}()
-	m, err := godbus.DecodeMessageWithFDs(bytes.NewReader(message), fds)
+	m, err := godbus.DecodeMessageWithFDs(bytes.NewReader(c.message), c.fds)
 	if err != nil {
-		closeAll(fds)
-		return unreadable(message, order, errUnreadable)
+		return errUnreadable
 	}
-	return &call{
-		sender: text(m, godbus.FieldSender), path: text(m, godbus.FieldPath), iface: text(m, godbus.FieldInterface),
-		member: text(m, godbus.FieldMember), signature: text(m, godbus.FieldSignature),
-		serial: m.Serial(), body: m.Body, fds: fds,
-		noReply:     m.Flags&godbus.FlagNoReplyExpected != 0,
-		interactive: m.Flags&godbus.FlagAllowInteractiveAuthorization != 0,
-	}
-}
-
-func text(m *godbus.Message, field godbus.HeaderField) string {
-	switch v := m.Headers[field].Value().(type) {
-	case string:
-		return v
-	case godbus.ObjectPath:
-		return string(v)
-	case godbus.Signature:
-		return v.String()
-	}
-	return ""
-}
-
-// unreadable makes a call that is only to be answered with err. Its message
-// has header fields at least.
-func unreadable(message []byte, order binary.ByteOrder, err error) *call {
-	return &call{
-		sender: senderOf(message, order), serial: order.Uint32(message[8:]), err: err,
-		noReply: godbus.Flags(message[2])&godbus.FlagNoReplyExpected != 0,
-	}
-}
-
-// senderOf finds the sender in the header fields, without godbus: it is asked
-// for messages that godbus does not decode. The bus has checked the fields,
-// and puts the sender in.
-func senderOf(message []byte, order binary.ByteOrder) string {
-	end := min(len(message), fixedHeader+int(order.Uint32(message[12:])))
-	for at := fixedHeader; at+8 <= end; at = (at + 7) &^ 7 {
-		field, kind := godbus.HeaderField(message[at]), message[at+2]
-		at += 4 // field, and the signature of one type
-		var length int
-		switch kind {
-		case 's', 'o':
-			if at+4 > end {
-				return ""
-			}
-			length = int(order.Uint32(message[at:]))
-			at += 4
-		case 'g':
-			length = int(message[at])
-			at++
-		case 'u':
-			at += 4
-			continue
-		default:
-			return ""
-		}
-		if length < 0 || at+length+1 > end {
-			return ""
-		}
-		if field == godbus.FieldSender {
-			return string(message[at : at+length])
-		}
-		at += length + 1
-	}
-	return ""
+	c.body, c.message = m.Body, nil
+	return nil
 }
 
 // take gives a descriptor out of the arguments to the caller, who owns it from

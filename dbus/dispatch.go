@@ -11,11 +11,18 @@ import (
 	"github.com/vpnprovider/vpnproviderd/driver"
 )
 
-// How many calls may be in flight, waiting or running.
+// How many calls may be in flight: waiting, running, or with an answer that
+// the bus has not taken yet.
 const (
 	callsPerSender   = 16
 	packetsPerSender = 256 // SendPacket
 	callsInAll       = 256
+
+	// longCall is how many bytes a call has that counts as a long one;
+	// longInAll is how many the long ones in flight may have. Decoded they can
+	// be twenty times as large.
+	longCall  = 16 << 10
+	longInAll = 4 << 20
 )
 
 // Rate limits how often a sender may call what costs much. The zero Rate is
@@ -57,18 +64,21 @@ type peer struct {
 	// Protected by dispatcher.mu.
 	mute      bool // Unsubscribe was called
 	listening bool // Subscribe was called: the service is needed
+	watched   bool // as the process of a provider
+	ended     bool // that process has
 }
 
 // dispatcher starts the calls of each sender in order, one at a time; a call
 // that waits steps aside. What is over the limits is refused at once.
 type dispatcher struct {
-	serve  func(*peer, *call)
+	serve  func(*peer, *call) // sees to it that finish is called
 	refuse func(*call, error)
 	rate   Rate
 
 	mu    sync.Mutex
 	peers map[string]*peer
 	total int
+	long  int  // bytes of the long calls in flight
 	used  bool // there was a call since the last question
 
 	stopped bool           // no call is served any more
@@ -105,10 +115,17 @@ func (d *dispatcher) peer(name string) *peer {
 	return p
 }
 
+// isPacket says whether the call is a SendPacket, which may be many.
+func (c *call) isPacket() bool { return c.member == "SendPacket" && c.iface == wire.SessionInterface }
+
+// isLong says whether the call counts as a long one. Packets have a limit of
+// their own.
+func (c *call) isLong() bool { return c.size > longCall && !c.isPacket() }
+
 // admit counts the call or says why it is refused. It must be called with mu
 // held.
 func (d *dispatcher) admit(p *peer, c *call) error {
-	packet := c.member == "SendPacket" && c.iface == wire.SessionInterface
+	packet := c.isPacket()
 	switch {
 	case c.err != nil:
 		return c.err
@@ -120,18 +137,28 @@ func (d *dispatcher) admit(p *peer, c *call) error {
 		return driver.Errorf(driver.KindLimitExceeded, "the sender has %d calls in flight", callsPerSender)
 	case d.total >= callsInAll:
 		return driver.Errorf(driver.KindLimitExceeded, "the service has %d calls in flight", callsInAll)
+	case c.isLong() && d.long+c.size > longInAll:
+		return driver.Errorf(driver.KindLimitExceeded, "the service has %d bytes of long calls in flight", d.long)
 	case costly(c.member) && p.limiter != nil && !p.limiter.Allow():
 		return driver.Errorf(driver.KindLimitExceeded, "the sender calls %s too often: %d at once and %v a second are allowed", c.member, d.rate.Burst, d.rate.PerSecond)
 	}
-	d.count(p, packet, 1)
+	d.count(p, c, 1)
+	c.finish = sync.OnceFunc(func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.count(p, c, -1)
+	})
 	return nil
 }
 
 // count must be called with mu held.
-func (d *dispatcher) count(p *peer, packet bool, n int) {
+func (d *dispatcher) count(p *peer, c *call, n int) {
 	d.total += n
 	d.used = true
-	if packet {
+	if c.isLong() {
+		d.long += n * c.size
+	}
+	if c.isPacket() {
 		p.packets += n
 	} else {
 		p.calls += n
@@ -162,10 +189,6 @@ func (d *dispatcher) run(p *peer) {
 		}
 		d.serve(p, c)
 		c.close()
-
-		d.mu.Lock()
-		d.count(p, c.member == "SendPacket" && c.iface == wire.SessionInterface, -1)
-		d.mu.Unlock()
 		if detached {
 			return
 		}

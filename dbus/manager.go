@@ -46,9 +46,16 @@ func registerProvider(r *request) ([]any, error) {
 	if err := r.authorize(r.ctx, actionManageOwn); err != nil {
 		return nil, err
 	}
+	if err := r.watchProcess(r.peer); err != nil {
+		return nil, err
+	}
 	done, err := r.manager.RegisterProvider(r.caller, r.text(0), p, replace)
 	if err != nil {
 		return nil, err
+	}
+	if r.hasEnded(r.peer) { // meanwhile
+		r.manager.ConnectionGone(r.peer.name)
+		return nil, errProcessEnded
 	}
 	if done.New {
 		r.after = r.autoConnect

@@ -66,6 +66,8 @@ type Server struct {
 	ready   chan struct{}   // closed when manager is set
 	closing chan struct{}   // closed by Close
 	prompts prompts
+
+	sameProcesses bool // the bus numbers processes as we do
 }
 
 // Dial connects to the bus and takes the name; that it is taken is an error.
@@ -93,6 +95,7 @@ func Dial(ctx context.Context, opts Options) (*Server, error) {
 	}
 	s.out = newOutbox(s.stream.send)
 	s.conn.Signal(s.signals)
+	s.compareProcesses(ctx)
 	if err := s.watchNames(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -238,6 +241,8 @@ func (s *Server) serve(p *peer, c *call) {
 func (s *Server) reply(c *call, body []any) {
 	m := message(godbus.TypeMethodReply, c.sender, body)
 	m.Headers[godbus.FieldReplySerial] = godbus.MakeVariant(c.serial)
+	// It must not be in flight any more when the caller has the answer.
+	s.out.then(c.finish)
 	if c.noReply {
 		closeReply(m)
 		return
@@ -246,6 +251,9 @@ func (s *Server) reply(c *call, body []any) {
 }
 
 func (s *Server) refuse(c *call, err error) {
+	if c.finish != nil { // else it never was in flight
+		s.out.then(c.finish)
+	}
 	if c.noReply || c.sender == "" {
 		return
 	}

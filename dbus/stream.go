@@ -15,14 +15,11 @@ import (
 )
 
 const (
-	// fixedHeader is what a message begins with: byte order, type, flags,
-	// version, body length, serial and the length of the header fields.
-	fixedHeader = 16
-
 	// maxMessage is the longest that the protocol allows.
 	maxMessage = 1 << 27
 
-	// maxBody is the longest body of a call that is served.
+	// maxBody is the longest body of a call that is served, and together with
+	// its header fields too: paths and fields that nobody knows can be long.
 	maxBody = 1 << 20
 )
 
@@ -44,6 +41,10 @@ type stream struct {
 
 	write  sync.Mutex // a message goes out whole
 	serial atomic.Uint32
+
+	asking  sync.Mutex // protects below
+	asked   uint32     // how many questions there were
+	waiting map[uint32]chan<- answer
 }
 
 // Read gives godbus the messages that are its own.
@@ -101,60 +102,49 @@ func (s *stream) Close() error { return s.conn.Close() }
 
 // receive reads one message: a call is handed over, another becomes rest.
 func (s *stream) receive() error {
-	header := make([]byte, fixedHeader)
-	fds, err := s.fill(header, nil)
+	fixed := make([]byte, fixedHeader)
+	fds, err := s.fill(fixed, nil)
 	if err != nil {
 		closeAll(fds)
 		return err
 	}
-	order, body, fields, err := lengths(header)
+	h, err := readFixed(fixed)
 	if err != nil {
 		closeAll(fds)
 		return err
 	}
-	message := append(header, make([]byte, fields)...)
+	message := append(fixed, make([]byte, h.fields)...)
 	if fds, err = s.fill(message[fixedHeader:], fds); err != nil {
 		closeAll(fds)
 		return err
 	}
-	isCall := godbus.Type(header[1]) == godbus.TypeMethodCall
-	if isCall && body > maxBody {
+	h.readFields(message[fixedHeader:])
+	isCall := h.kind == godbus.TypeMethodCall
+	if isCall && h.body+h.fields > maxBody {
 		closeAll(fds)
-		fds, err = s.skip(body)
+		fds, err = s.skip(h.body)
 		closeAll(fds)
-		s.onCall(unreadable(message, order, errTooLong))
+		h.path = "" // it can be what is long
+		long := newCall(h, nil, nil)
+		long.err = errTooLong
+		s.onCall(long)
 		return err
 	}
-	message = append(message, make([]byte, body)...)
-	if fds, err = s.fill(message[fixedHeader+fields:], fds); err != nil {
+	message = append(message, make([]byte, h.body)...)
+	if fds, err = s.fill(message[fixedHeader+h.fields:], fds); err != nil {
 		closeAll(fds)
 		return err
 	}
-	if !isCall {
-		closeAll(fds) // nothing that we call answers with one
-		s.rest = message
-		return nil
-	}
-	s.onCall(decode(message, order, fds))
-	return nil
-}
-
-// lengths reads the fixed header: the length of the body, and that of the
-// header fields with their padding.
-func lengths(header []byte) (order binary.ByteOrder, body, fields int, err error) {
-	switch header[0] {
-	case 'l':
-		order = binary.LittleEndian
-	case 'B':
-		order = binary.BigEndian
+	switch {
+	case isCall:
+		s.onCall(newCall(h, message, fds))
+	case h.replySerial&askedSerial != 0:
+		s.answered(h.replySerial, message, fds)
 	default:
-		return nil, 0, 0, fmt.Errorf("the bus sent a message of byte order %q", header[0])
+		closeAll(fds) // godbus asks nothing that is answered with one
+		s.rest = message
 	}
-	b, f := uint64(order.Uint32(header[4:])), (uint64(order.Uint32(header[12:]))+7)&^7
-	if b+f+fixedHeader > maxMessage {
-		return nil, 0, 0, fmt.Errorf("the bus sent a message of %d bytes", b+f+fixedHeader)
-	}
-	return order, int(b), int(f), nil
+	return nil
 }
 
 // fill reads until p is full and appends the descriptors that come along.
@@ -212,6 +202,14 @@ func rights(oob []byte) ([]int, error) {
 // numbers of replies and signals need not differ from those that godbus gives
 // to calls: nobody refers to them.
 func (s *stream) send(m *godbus.Message) error {
+	serial := s.serial.Add(1) &^ askedSerial
+	if serial == 0 {
+		serial = s.serial.Add(1) &^ askedSerial
+	}
+	return s.sendAs(m, serial)
+}
+
+func (s *stream) sendAs(m *godbus.Message, serial uint32) error {
 	if n := countFDs(m.Body); n > 0 {
 		m.Headers[godbus.FieldUnixFDs] = godbus.MakeVariant(uint32(n))
 	}
@@ -219,10 +217,6 @@ func (s *stream) send(m *godbus.Message) error {
 	fds, err := m.EncodeToWithFDs(&buf, binary.LittleEndian)
 	if err != nil {
 		return err
-	}
-	serial := s.serial.Add(1)
-	if serial == 0 {
-		serial = s.serial.Add(1)
 	}
 	binary.LittleEndian.PutUint32(buf.Bytes()[8:], serial)
 	s.write.Lock()

@@ -147,6 +147,9 @@ func (r *request) invoke(interfaces []string) ([]any, error) {
 		if r.signature != m.In() {
 			return nil, &standardError{wire.ErrInvalidArgs, fmt.Sprintf("%s takes %q, not %q", m.Name, m.In(), r.signature)}
 		}
+		if err := r.decode(); err != nil {
+			return nil, err
+		}
 		return r.methods[name+"."+m.Name](r)
 	}
 	return nil, &standardError{wire.ErrUnknownMethod, fmt.Sprintf("%s has no method %q", r.path, r.member)}

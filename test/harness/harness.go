@@ -134,6 +134,18 @@ var binaries struct {
 // The package's TestMain must call Main.
 func Binary(t testing.TB, name string) string {
 	t.Helper()
+	return built(t, name, raceEnabled)
+}
+
+// PlainBinary is Binary without the race detector, for figures: the detector
+// makes a program several times slower and larger.
+func PlainBinary(t testing.TB, name string) string {
+	t.Helper()
+	return built(t, name, false)
+}
+
+func built(t testing.TB, name string, race bool) string {
+	t.Helper()
 	binaries.Lock()
 	defer binaries.Unlock()
 	if binaries.dir == "" {
@@ -144,19 +156,20 @@ func Binary(t testing.TB, name string) string {
 		binaries.dir, binaries.built = dir, map[string]error{}
 	}
 	path := filepath.Join(binaries.dir, name)
-	err, done := binaries.built[name]
+	args := []string{"build", "-o", path}
+	if race {
+		path += "-race"
+		args = []string{"build", "-race", "-o", path}
+	}
+	err, done := binaries.built[path]
 	if !done {
-		args := []string{"build", "-o", path}
-		if raceEnabled {
-			args = append(args, "-race")
-		}
 		cmd := exec.Command("go", append(args, "./cmd/"+name)...)
 		cmd.Dir = ModuleRoot(t)
 		out, buildErr := cmd.CombinedOutput()
 		if buildErr != nil {
 			err = fmt.Errorf("%w\n%s", buildErr, out)
 		}
-		binaries.built[name] = err
+		binaries.built[path] = err
 	}
 	if err != nil {
 		t.Fatalf("cannot build %s: %v", name, err)
