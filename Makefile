@@ -90,6 +90,8 @@ install: build ## below DESTDIR and PREFIX (/usr)
 	install -Dm644 -t $(root)/share/dbus-1/interfaces dbus/wire/org.vpnprovider1.*.xml
 	install -Dm644 -t $(root)/share/polkit-1/actions dbus-policy/org.vpnprovider1.policy
 	install -Dm644 -t $(root)/share/polkit-1/rules.d dbus-policy/49-vpnproviderd.rules
+	install -Dm644 -t $(root)/share/applications cmd/vpn-tray/vpn-tray.desktop
+	install -Dm644 -t $(DESTDIR)/etc/xdg/autostart cmd/vpn-tray/vpn-tray.desktop
 	for page in docs/man/*.[1-8]; do \
 		test ! -e $$page || install -Dm644 -t $(root)/share/man/man$${page##*.} $$page || exit; \
 	done

@@ -1,0 +1,136 @@
+// Command vpn-tray shows the VPNs of vpnproviderd in the panel of the desktop,
+// connects them on a click, tells of failures, and starts their apps: it is an
+// agent, as vpnctl agent is.
+//
+// It exits with 0 when the user quits it or when it runs already, 1 when it
+// cannot run, and 2 when it was called in a wrong way.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"fyne.io/systray"
+	"github.com/spf13/pflag"
+
+	"github.com/vpnprovider/vpnproviderd/cmd/vpn-tray/internal/model"
+	"github.com/vpnprovider/vpnproviderd/dbus/client"
+)
+
+const program = "vpn-tray"
+
+// version is set by the linker.
+var version = "0.1.0-dev"
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+const usage = `Usage: vpn-tray [options]
+
+Shows the VPNs of vpnproviderd in the panel of the desktop. It is started with
+the desktop, seldom by hand. See vpn-tray(1).
+
+`
+
+// options are the command line.
+type options struct {
+	bus     string
+	version bool
+}
+
+// parse reads the command line; help goes to out.
+func parse(args []string, out io.Writer) (o options, err error) {
+	f := pflag.NewFlagSet(program, pflag.ContinueOnError)
+	f.SetOutput(io.Discard) // errors are told by the caller
+	f.SortFlags = false
+	f.StringVar(&o.bus, "bus", "", "`ADDRESS` of the bus that vpnproviderd is on (default: the system bus)")
+	f.BoolVar(&o.version, "version", false, "print the version, and exit")
+	f.Usage = func() { fmt.Fprint(out, usage, f.FlagUsages()) }
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	return o, nil
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	// A second signal ends the program whatever it does.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	opts, err := parse(args, stdout)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		return exitOK
+	case err != nil:
+		fmt.Fprintf(stderr, "%s: %v\nTry '%s --help'.\n", program, err, program)
+		return exitUsage
+	case opts.version:
+		fmt.Fprintln(stdout, program, version)
+		return exitOK
+	}
+	complaints := log.New(stderr, program+": ", 0)
+	log.SetFlags(0) // systray's own
+	log.SetPrefix(program + ": ")
+	err = serve(ctx, opts, complaints)
+	switch {
+	case errors.Is(err, errRunning):
+		complaints.Print(err)
+	case err != nil:
+		complaints.Print(err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// serve runs until ctx is done, the user quits, or the session ends.
+func serve(ctx context.Context, opts options, complaints *log.Logger) error {
+	session, err := joinSession()
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	context.AfterFunc(session.Context(), func() { cancel(errors.New("the session bus is gone")) })
+	starter, err := client.DialStarter(ctx)
+	if err != nil {
+		return err
+	}
+	defer starter.Close()
+
+	p := newPanel()
+	n := newNotifier(session, complaints)
+	a := newApp(p.show, n.tell, func() { cancel(nil) }, complaints)
+	context.AfterFunc(ctx, systray.Quit)
+	finished := make(chan struct{})
+	systray.Run(func() {
+		p.build(func(wanted model.Action) { a.post(ctx, func() { a.click(ctx, wanted) }) })
+		go n.run(ctx)
+		go a.follow(ctx, opts.bus, starter)
+		go func() {
+			defer close(finished)
+			a.run(ctx)
+		}()
+	}, func() {})
+	<-finished
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
