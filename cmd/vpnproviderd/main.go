@@ -77,6 +77,8 @@ func cleanup(ctx context.Context, opts options, log *slog.Logger) error {
 }
 
 func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
+	given := takePassed()
+	defer given.close()
 	limit, err := readLimits(opts.configDir)
 	if err != nil {
 		return err
