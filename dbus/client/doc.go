@@ -11,7 +11,8 @@
 // its configs. For each session the app then, in a goroutine of its own:
 //
 //  1. reaches its server, with sockets that do not go through the tunnel:
-//     [Session.DialControl] in a net.Dialer, or [Session.Protect];
+//     [Session.DialControl] in a net.Dialer, [Session.ListenControl] in a
+//     net.ListenConfig, or [Session.Protect];
 //  2. calls [Session.SetParameters], which brings the tunnel up, all or
 //     nothing;
 //  3. calls [Session.OpenChannel] and copies packets both ways, best in

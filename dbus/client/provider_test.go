@@ -283,7 +283,13 @@ func TestProtect(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tcp.Close()
-	equal(t, f.service.Protected(), []uint64{inode(t, udp), inode(t, tcp.(*net.TCPConn))})
+	config := net.ListenConfig{Control: s.ListenControl(t.Context())}
+	listening, err := config.ListenPacket(t.Context(), "udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listening.Close()
+	equal(t, f.service.Protected(), []uint64{inode(t, udp), inode(t, tcp.(*net.TCPConn)), inode(t, listening.(*net.UDPConn))})
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		t.Fatal(err)
@@ -292,7 +298,7 @@ func TestProtect(t *testing.T) {
 	if err := s.Protect(t.Context(), null); !errors.Is(err, client.ErrInvalidParameter) {
 		t.Errorf("a file was protected: %v", err)
 	}
-	if n := openFDs(t); n > before+4 {
+	if n := openFDs(t); n > before+5 {
 		t.Errorf("%d descriptors open, %d before", n, before)
 	}
 }

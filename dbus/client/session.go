@@ -174,8 +174,7 @@ func (s *Session) Protect(ctx context.Context, socket syscall.Conn) error {
 	return nil
 }
 
-// DialControl protects the sockets of a net.Dialer or net.ListenConfig before
-// they connect or bind:
+// DialControl protects the sockets of a net.Dialer before they connect:
 //
 //	d := net.Dialer{ControlContext: session.DialControl}
 //
@@ -188,6 +187,15 @@ func (s *Session) DialControl(ctx context.Context, network, _ string, socket sys
 		return fmt.Errorf("cannot protect the socket: %w", err)
 	}
 	return nil
+}
+
+// ListenControl is DialControl for a net.ListenConfig, before sockets bind:
+//
+//	l := net.ListenConfig{Control: session.ListenControl(ctx)}
+func (s *Session) ListenControl(ctx context.Context) func(network, address string, socket syscall.RawConn) error {
+	return func(network, address string, socket syscall.RawConn) error {
+		return s.DialControl(ctx, network, address, socket)
+	}
 }
 
 // protect sends a copy of the descriptor, so that the socket may be closed
