@@ -18,10 +18,11 @@ import (
 // can hold seconds of delay; 100 costs no throughput.
 const TxQueueLen = 100
 
-// Device is a TUN device and the only descriptor of it: closing it removes
-// the interface with its addresses and routes. The descriptor is nonblocking,
-// closed on exec, and transfers one packet or super-packet per read and write,
-// as Offload says. All methods may be called at any time by any goroutine.
+// Device is a TUN device and the only descriptor of it in this process: closing
+// it removes the interface with its addresses and routes, unless a copy is kept
+// elsewhere. The descriptor is nonblocking, closed on exec, and transfers one
+// packet or super-packet per read and write, as Offload says. All methods may be
+// called at any time by any goroutine.
 type Device struct {
 	file    *os.File
 	name    string

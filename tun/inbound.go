@@ -51,7 +51,7 @@ func (t *Tunnel) runInbound(ch *channel) {
 	}
 	err := in.pump()
 	ended := t.channel.CompareAndSwap(ch, nil)
-	ch.file.Close()
+	ch.close()
 	close(ch.done)
 	t.running.Done()
 	if ended && t.events.ChannelClosed != nil {

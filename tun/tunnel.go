@@ -123,12 +123,19 @@ func (t *Tunnel) Attach(ch *os.File, format Format) error {
 	t.running.Add(1)
 	t.attaching.Unlock()
 	go t.runInbound(c)
-	if former != nil {
+	switch {
+	case former == nil:
+	case former.is(c): // the client has brought the same socket again
 		former.file.Close()
+	default:
+		former.close()
 	}
 	t.wake()
 	return nil
 }
+
+// Attached says whether there is a channel that has not ended.
+func (t *Tunnel) Attached() bool { return t.channel.Load() != nil }
 
 // SetSink makes sink get the packets from the TUN while no channel is
 // attached, one at a time, from one goroutine. A packet is valid only during
@@ -195,7 +202,7 @@ func (t *Tunnel) Close() error {
 		ch := t.channel.Swap(nil)
 		t.attaching.Unlock()
 		if ch != nil {
-			ch.file.Close()
+			ch.close()
 		}
 		if err := t.link.Close(); err != nil {
 			t.closeErr = fmt.Errorf("cannot close the TUN: %w", err)
