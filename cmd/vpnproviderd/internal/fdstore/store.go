@@ -10,11 +10,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,13 +31,19 @@ type Store struct {
 	inherited map[string][]*os.File
 }
 
-// Open takes over all descriptors that the process was started with: those
-// that an earlier one left in the store, and those of socket units. It is to
-// be called once in a process.
-func Open(log *slog.Logger) *Store {
+// prefix of what is in the store tells it from other descriptors that systemd
+// passes.
+const prefix = "kept."
+
+// Open takes over what an earlier process has left in the store, out of all that
+// systemd has passed, by name.
+func Open(passed map[string][]*os.File, log *slog.Logger) *Store {
 	s := &Store{address: os.Getenv("NOTIFY_SOCKET"), log: log, inherited: make(map[string][]*os.File)}
-	for _, f := range activation.Files(true) {
-		s.inherited[f.Name()] = append(s.inherited[f.Name()], f)
+	for whole, files := range passed {
+		if name, ok := strings.CutPrefix(whole, prefix); ok {
+			s.inherited[name] = files
+			delete(passed, whole)
+		}
 	}
 	return s
 }
@@ -77,7 +83,7 @@ func (s *Store) Put(name string, f syscall.Conn) error {
 	if err == nil {
 		var sent error
 		err = raw.Control(func(fd uintptr) {
-			sent = s.send("FDSTORE=1\nFDNAME="+name+"\nFDPOLL=0", unix.UnixRights(int(fd)))
+			sent = s.send("FDSTORE=1\nFDNAME="+prefix+name+"\nFDPOLL=0", unix.UnixRights(int(fd)))
 		})
 		if err == nil {
 			err = sent
@@ -95,7 +101,7 @@ func (s *Store) Remove(name string) {
 	if !s.Active() {
 		return
 	}
-	if err := s.send("FDSTOREREMOVE=1\nFDNAME="+name, nil); err != nil {
+	if err := s.send("FDSTOREREMOVE=1\nFDNAME="+prefix+name, nil); err != nil {
 		s.log.Error("cannot give up a kept descriptor", "name", name, "error", err)
 	}
 }

@@ -30,7 +30,7 @@ func newSystemd(t *testing.T) (*systemd, *Store) {
 	}
 	t.Cleanup(func() { conn.Close() })
 	t.Setenv("NOTIFY_SOCKET", address)
-	return &systemd{t, conn, map[string]*os.File{}}, Open(slog.New(slog.DiscardHandler))
+	return &systemd{t, conn, map[string]*os.File{}}, Open(nil, slog.New(slog.DiscardHandler))
 }
 
 // take handles n messages.
@@ -46,7 +46,7 @@ func (s *systemd) take(n int) {
 			s.t.Fatal(err)
 		}
 		lines := strings.Split(string(text[:n]), "\n")
-		name := strings.TrimPrefix(lines[1], "FDNAME=")
+		name := strings.TrimPrefix(lines[1], "FDNAME=kept.")
 		switch lines[0] {
 		case "FDSTORE=1":
 			if len(lines) != 3 || lines[2] != "FDPOLL=0" {
@@ -80,13 +80,17 @@ func received(t *testing.T, rights []byte) *os.File {
 // next is the store of the next process.
 func (s *systemd) next(store *Store) *Store {
 	s.t.Helper()
-	again := &Store{address: store.address, log: store.log, inherited: map[string][]*os.File{}}
+	passed := map[string][]*os.File{"other": {os.Stdin}}
 	for name, f := range s.kept {
 		fd, err := unix.Dup(int(f.Fd()))
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		again.inherited[name] = []*os.File{os.NewFile(uintptr(fd), name)}
+		passed["kept."+name] = []*os.File{os.NewFile(uintptr(fd), name)}
+	}
+	again := Open(passed, store.log)
+	if len(passed) != 1 {
+		s.t.Errorf("what is others' is %v", passed)
 	}
 	return again
 }
@@ -233,7 +237,7 @@ func TestStore(t *testing.T) {
 // TestNobodyKeeps: without systemd nothing is kept, and nothing fails.
 func TestNobodyKeeps(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
-	store := Open(slog.New(slog.DiscardHandler))
+	store := Open(nil, slog.New(slog.DiscardHandler))
 	p, text, err := store.Page("state")
 	if err != nil || text != nil || store.Active() {
 		t.Errorf("%q, %v", text, err)
@@ -253,7 +257,7 @@ func TestNobodyKeeps(t *testing.T) {
 // TestSystemdIsGone: a message that cannot be sent is an error.
 func TestSystemdIsGone(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "gone"))
-	store := Open(slog.New(slog.DiscardHandler))
+	store := Open(nil, slog.New(slog.DiscardHandler))
 	if _, _, err := store.Page("state"); err == nil {
 		t.Error("no error")
 	}
