@@ -77,6 +77,7 @@ type session struct {
 	since    uint64
 	timer    *time.Timer // of connecting and reconnecting
 	channel  *time.Timer // runs while a channel is missing
+	tokens   []token
 }
 
 // newSession opens the TUN. m.connecting is held, so the number of the slot
