@@ -330,7 +330,7 @@ func TestNotSupported(t *testing.T) {
 	}
 	var features godbus.Variant
 	p.must(p.call(wire.RootPath, wire.PropertiesInterface+".Get", wire.ManagerInterface, "Features"), &features)
-	want := []string{"packet", "offload", "attach", "protect-socket", "lockdown", "uplink", "sleep", "activation", "ui-events", "explain", "capture"}
+	want := []string{"packet", "offload", "attach", "protect-socket", "lockdown", "uplink", "sleep", "activation", "platform-configs", "ui-events", "explain", "capture"}
 	if diff := cmp.Diff(want, features.Value()); diff != "" {
 		t.Errorf("Features: %s", diff)
 	}

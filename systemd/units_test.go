@@ -126,7 +126,7 @@ func settings(t *testing.T, unit, section string) []string {
 // not one more or less.
 func TestSameSandbox(t *testing.T) {
 	own := []string{
-		"Type", "NotifyAccess", "BusName", "ExecStart", "ExecStopPost", "RestartKillSignal", "SuccessExitStatus", "RestartForceExitStatus",
+		"Type", "NotifyAccess", "BusName", "ExecStart", "ExecReload", "ExecStopPost", "RestartKillSignal", "SuccessExitStatus", "RestartForceExitStatus",
 		"Restart", "RestartSec", "TimeoutStartSec", "TimeoutStopSec", "WatchdogSec", "FileDescriptorStoreMax", "ConfigurationDirectory",
 		"MemoryMax", "TasksMax", "LimitNOFILE", "LimitCORE",
 	}

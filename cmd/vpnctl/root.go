@@ -63,7 +63,7 @@ failed, 5 disconnecting failed, 7 removing failed, 8 the daemon is not running,
 	root.PersistentFlags().StringVar(&c.bus, "bus", "", "D-Bus `ADDRESS` instead of the system bus")
 	root.AddCommand(c.list(), c.show(), c.create(), c.connect(), c.disconnect(), c.remove(), c.status(), c.monitor(),
 		c.forget(), c.add(), c.configure(), c.dns(), c.explain(), c.health(), c.lockdown(), c.unlock(),
-		c.capture(), c.agent())
+		c.capture(), c.agent(), c.provision())
 	return root
 }
 
