@@ -27,8 +27,8 @@ type Host struct {
 }
 
 // Uplink is where the host's traffic leaves: the best default route of the main
-// table, of IPv4 where there is one, else of IPv6. Two are equal when they are
-// the same link and gateway.
+// table, of IPv4 where there is one, else of IPv6, unless its link has lost the
+// carrier. Two are equal when they are the same link and gateway.
 type Uplink struct {
 	Interface string
 	Index     int
@@ -53,23 +53,38 @@ func (k *Kernel) Host(ctx context.Context, except int) (Host, error) {
 	if err != nil {
 		return h, err
 	}
+	hops = slices.DeleteFunc(hops, func(h hop) bool { return h.link == except })
 	for _, hop := range hops {
-		if hop.link == except {
-			continue
-		}
 		if hop.gateway.IsValid() && !slices.Contains(h.Gateways, hop.gateway) {
 			h.Gateways = append(h.Gateways, hop.gateway)
 		}
-		if h.Uplink.Index != 0 {
-			continue
+	}
+	for _, hop := range leading(hops) {
+		if link, err := k.handle.LinkByIndex(hop.link); err == nil { // else it went away meanwhile
+			h.Uplink = Uplink{Interface: link.Attrs().Name, Index: hop.link, Gateway: hop.gateway, IPv6: hop.v6}
+			break
 		}
-		link, err := k.handle.LinkByIndex(hop.link)
-		if err != nil {
-			continue // it went away meanwhile
-		}
-		h.Uplink = Uplink{Interface: link.Attrs().Name, Index: hop.link, Gateway: hop.gateway, IPv6: hop.v6}
 	}
 	return h, nil
+}
+
+// leading are those of the hops, the best first, by which traffic can leave.
+// Where the best route of a family has lost the carrier, the kernel goes on to
+// use it, for nothing, and not the next one: then the family has none. Only
+// others of the same metric take its place.
+func leading(hops []hop) (list []hop) {
+	lost := map[bool]hop{} // the best of each family, without carrier
+	for _, h := range hops {
+		best, held := lost[h.v6]
+		switch {
+		case h.unused || held && best.metric != h.metric:
+		case h.noCarrier:
+			lost[h.v6] = h
+		default:
+			list = append(list, h)
+		}
+	}
+	return list
 }
 
 func (k *Kernel) addresses(ctx context.Context) ([]netlink.Addr, error) {
@@ -86,6 +101,9 @@ type hop struct {
 	metric  int
 	link    int
 	gateway netip.Addr
+
+	noCarrier bool // the link has lost it
+	unused    bool // by the kernel, for that or another reason
 }
 
 // defaults are the default routes of the main table, the best first.
@@ -105,17 +123,23 @@ func (k *Kernel) defaults(ctx context.Context) ([]hop, error) {
 func (k *Kernel) familyDefaults(v6 bool) ([]hop, error) {
 	var hops []hop
 	err := k.eachRoute(v6, netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}, func(r netlink.Route) {
-		if r.Dst == nil {
+		if r.Dst == nil || r.Type != unix.RTN_UNICAST {
 			return
 		}
 		if bits, _ := r.Dst.Mask.Size(); bits != 0 {
 			return
 		}
+		add := func(link, flags int, gateway netip.Addr) {
+			hops = append(hops, hop{
+				v6: v6, metric: r.Priority, link: link, gateway: gateway,
+				noCarrier: flags&unix.RTNH_F_LINKDOWN != 0, unused: flags&unix.RTNH_F_DEAD != 0,
+			})
+		}
 		if r.LinkIndex != 0 {
-			hops = append(hops, hop{v6: v6, metric: r.Priority, link: r.LinkIndex, gateway: gateway(r.Gw, r.Via)})
+			add(r.LinkIndex, r.Flags, gateway(r.Gw, r.Via))
 		}
 		for _, n := range r.MultiPath {
-			hops = append(hops, hop{v6: v6, metric: r.Priority, link: n.LinkIndex, gateway: gateway(n.Gw, n.Via)})
+			add(n.LinkIndex, n.Flags, gateway(n.Gw, n.Via))
 		}
 	})
 	return hops, err
