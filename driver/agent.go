@@ -17,6 +17,7 @@ func (m *Manager) RegisterAgent(by Caller) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.agents[by.Conn] = by.UID
+	m.keep()
 }
 
 // await gives the provider of an app, and has it started where it does not

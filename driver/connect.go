@@ -205,6 +205,7 @@ func (m *Manager) openFailed(c *config, cause error) error {
 	defer m.mu.Unlock()
 	out, _ := next(c.State, EventOpenFailed, circumstances{})
 	m.change(c, func(i *ConfigInfo) { i.State, i.FailureReason = out.next, ReasonInternal+cause.Error() })
+	m.keep()
 	return Errorf(KindFailed, "cannot open the tunnel: %v", cause)
 }
 

@@ -31,6 +31,11 @@ type Options struct {
 	Packets  PacketReceiver
 	Log      *slog.Logger
 
+	// Keep keeps the text for Resume in the next process, in place of the one
+	// before, so that a kill at any instant leaves one of them. It is called
+	// with the manager's lock held. nil: nothing is kept.
+	Keep func(text []byte) error
+
 	// NextSession gives the number of a new session.
 	NextSession func() (SessionID, error)
 
@@ -74,7 +79,7 @@ type Manager struct {
 	arrivals  map[providerKey]chan struct{} // closed when the provider has come
 	active    *session                      // the one that is not undone yet
 	slots     [Slots]bool
-	down      bool // Shutdown was called
+	down      bool // Shutdown or Leave was called
 }
 
 // config is a ConfigInfo that lives.
@@ -146,6 +151,27 @@ func withDefaults(o Options) Options {
 // Shutdown ends the session and returns when everything is undone. No session
 // begins after it.
 func (m *Manager) Shutdown() {
+	if s := m.stop(); s != nil {
+		<-s.end(EventStop, ReasonShutdown)
+	}
+	m.closing.Wait()
+}
+
+// Leave leaves the session to the process that resumes. It returns when what was
+// being undone is. No session begins after it.
+func (m *Manager) Leave() {
+	s := m.stop()
+	m.mu.Lock()
+	ending := s != nil && s.state == Disconnecting
+	m.mu.Unlock()
+	if ending {
+		<-s.undone
+	}
+	m.closing.Wait()
+}
+
+// stop lets no session begin any more, and gives the one that there is.
+func (m *Manager) stop() *session {
 	m.mu.Lock()
 	m.down = true
 	for _, c := range m.configs {
@@ -154,12 +180,8 @@ func (m *Manager) Shutdown() {
 	m.mu.Unlock()
 	m.connecting <- struct{}{} // and nobody else gets it any more
 	m.mu.Lock()
-	s := m.active
-	m.mu.Unlock()
-	if s != nil {
-		<-s.end(EventStop, ReasonShutdown)
-	}
-	m.closing.Wait()
+	defer m.mu.Unlock()
+	return m.active
 }
 
 // Idle says that nobody needs the manager: neither provider nor agent is

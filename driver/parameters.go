@@ -68,11 +68,7 @@ func (m *Manager) apply(ctx context.Context, s *session, p params.Parameters, ho
 	if s.state == Disconnecting {
 		return Errorf(KindWrongState, "session %d is ending", s.id)
 	}
-	err := s.tunnel.Permit(Traffic{
-		Addresses: addresses(p.Addresses), Include: p.Inclusion, Exclude: p.Exclusion,
-		Host: host.Addresses, MTU: int(p.MTU),
-	})
-	if err != nil {
+	if err := s.tunnel.Permit(traffic(p, host)); err != nil {
 		// The network has the new parameters and the tunnel cannot follow.
 		s.endLocked(EventBroken, ReasonInternal+err.Error())
 		return Errorf(KindFailed, "cannot set the packet filter: %v", err)
@@ -90,6 +86,13 @@ func (s *session) abandoned(err error) error {
 		return Errorf(KindTimeout, "the parameters could not be applied within %s", applyTimeout)
 	}
 	return err
+}
+
+func traffic(p params.Parameters, host params.Host) Traffic {
+	return Traffic{
+		Addresses: addresses(p.Addresses), Include: p.Inclusion, Exclude: p.Exclusion,
+		Host: host.Addresses, MTU: int(p.MTU),
+	}
 }
 
 func network(p params.Parameters, link routing.Link) routing.Config {

@@ -10,7 +10,8 @@ import (
 )
 
 // Network is the host's network, as routing.Network is: Apply and Lock go to the
-// wanted state or, with an error, leave the previous one.
+// wanted state or, with an error, leave the previous one. One of Resume and Sweep
+// comes before them.
 type Network interface {
 	// Apply makes want the state of the session. The zero Config undoes
 	// everything but a lockdown.
@@ -22,6 +23,15 @@ type Network interface {
 
 	// Locked says whether a lockdown is in force. It does not wait.
 	Locked() bool
+
+	// Resume makes want of what an earlier process left, with no gap, and a
+	// lockdown where that is wanted or was found. It goes as far as it can; the
+	// rest, of which the error tells, is tried again by who keeps the network.
+	Resume(ctx context.Context, want routing.Config, lockdown bool) error
+
+	// Sweep removes what an earlier process left, but a lockdown that is wanted
+	// or was found.
+	Sweep(ctx context.Context, lockdown bool) error
 }
 
 // Host tells what is on this host and exempts sockets from the tunnel.
@@ -43,11 +53,17 @@ type Host interface {
 	Resolution() (r *routing.Resolution, splits bool)
 }
 
-// Opener makes tunnels and channels.
+// Opener makes tunnels and channels. They may outlive the process; what Adopt is
+// not called for then ends.
 type Opener interface {
 	// Open makes the TUN of a slot, down and without addresses, and begins to
 	// serve it.
 	Open(ctx context.Context, slot int, events TunnelEvents) (routing.Link, Tunnel, error)
+
+	// Adopt goes on with the TUN that has the link, and its channel, as an
+	// earlier process left them. From the start passes lets through what it
+	// says; nil: nothing. channel says whether there is one.
+	Adopt(link routing.Link, passes *Traffic, events TunnelEvents) (tunnel Tunnel, channel bool, err error)
 
 	// NewChannel makes a connected pair; the caller owns both ends.
 	NewChannel(format ChannelFormat) (ours, theirs *os.File, err error)

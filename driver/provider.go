@@ -83,6 +83,7 @@ func (m *Manager) RegisterProvider(by Caller, app string, opts ProviderOptions, 
 		return Registration{}, Errorf(KindLimitExceeded, "uid %d has %d providers, no more are allowed", by.UID, providersPerUser)
 	}
 	m.providers[key] = &provider{providerKey: key, ProviderOptions: opts, conn: by.Conn}
+	m.keep()
 	m.deliver(key, by.Conn)
 	m.wake(key)
 	return Registration{Configs: m.configsOf(key), New: fresh}, nil
@@ -203,6 +204,7 @@ func (m *Manager) UnregisterProvider(by Caller, app string) error {
 // session is undone. It must be called with mu held.
 func (m *Manager) dropProvider(p *provider) <-chan struct{} {
 	delete(m.providers, p.providerKey)
+	m.keep()
 	if s := m.active; s != nil && s.provider == p.providerKey && s.conn == p.conn {
 		return s.endLocked(EventProviderGone, ReasonProviderGone)
 	}
@@ -214,7 +216,10 @@ func (m *Manager) dropProvider(p *provider) <-chan struct{} {
 func (m *Manager) ConnectionGone(conn string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.agents, conn)
+	if _, agent := m.agents[conn]; agent {
+		delete(m.agents, conn)
+		m.keep()
+	}
 	if s := m.active; s != nil && s.conn == conn {
 		s.gone = true
 	}

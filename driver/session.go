@@ -76,6 +76,8 @@ type session struct {
 	set      bool // params hold
 	since    uint64
 	timer    *time.Timer // of connecting and reconnecting
+	deadline time.Time   // when it ends the session; zero: it does not run
+	opened   bool        // the client has, or had, a channel
 	channel  *time.Timer // runs while a channel is missing
 	tokens   []token
 }
@@ -87,11 +89,27 @@ func (m *Manager) newSession(ctx context.Context, c *config, p *provider, slot i
 	if err != nil {
 		return nil, err
 	}
+	s := m.prepare(ctx, id, c, p.conn, p.PacketSignals)
+	s.link, s.tunnel, err = m.opts.Opener.Open(ctx, slot, s.events())
+	if err != nil {
+		s.cancel()
+		return nil, err
+	}
+	return s, nil
+}
+
+// prepare makes a session of the config that nobody knows and that has no TUN.
+func (m *Manager) prepare(ctx context.Context, id SessionID, c *config, conn string, signals bool) *session {
 	s := &session{
-		m: m, id: id, config: c, provider: p.providerKey, conn: p.conn, signals: p.PacketSignals, state: Idle,
+		m: m, id: id, config: c, provider: providerKey{c.Owner, c.App}, conn: conn, signals: signals, state: Idle,
 		work: make(chan struct{}, 1), ready: make(chan struct{}), undone: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	return s
+}
+
+// events are what its tunnel tells.
+func (s *session) events() TunnelEvents {
 	events := TunnelEvents{
 		ChannelClosed: s.channelClosed,
 		Failed: func(err error) {
@@ -100,20 +118,15 @@ func (m *Manager) newSession(ctx context.Context, c *config, p *provider, slot i
 		},
 	}
 	if s.signals {
-		events.Packet = m.opts.Packets.Receiver(s.ctx, s.conn, s.id)
+		events.Packet = s.m.opts.Packets.Receiver(s.ctx, s.conn, s.id)
 	}
-	s.link, s.tunnel, err = m.opts.Opener.Open(ctx, slot, events)
-	if err != nil {
-		s.cancel()
-		return nil, err
-	}
-	return s, nil
+	return events
 }
 
 // transition is the one place where a state changes: of the session, and with
 // it of its config. It says whether the event belonged to the state; only
-// then it makes the edits that come with the event. It must be called with
-// Manager.mu held.
+// then it makes the edits that come with the event. What it makes is kept before
+// anybody is told. It must be called with Manager.mu held.
 func (s *session) transition(event Event, edits ...func()) bool {
 	out, ok := next(s.state, event, circumstances{
 		notified: s.notified, reconnect: s.params.Reconnect, down: s.down, final: s.final,
@@ -121,18 +134,10 @@ func (s *session) transition(event Event, edits ...func()) bool {
 	if !ok {
 		return false
 	}
-	m, before, fresh := s.m, s.info(), s.state == Idle
-	entered := out.next == Connected && s.state != Connected
-	s.state = out.next
-	for _, edit := range edits {
-		edit()
-	}
-	if out.next == Disconnecting {
-		s.final = out.end
-	}
-	if entered && s.since == 0 {
-		s.since = microseconds(time.Now())
-	}
+	m, before, was := s.m, s.info(), s.config.ConfigInfo
+	fresh, entered := s.state == Idle, out.next == Connected && s.state != Connected
+	s.enter(event, out, entered, edits)
+	m.keep()
 	switch {
 	case fresh:
 		m.tell(SessionAdded{Session: s.info()})
@@ -140,25 +145,45 @@ func (s *session) transition(event Event, edits ...func()) bool {
 	default:
 		m.tell(SessionChanged{Before: before, After: s.info()})
 	}
-	m.change(s.config, func(i *ConfigInfo) {
-		i.State = out.next
-		switch {
-		case fresh:
-			i.Session, i.FailureReason = s.id, ""
-		case event == EventUndone:
-			i.Session, i.FailureReason = 0, s.reason
-		}
-		if entered {
-			i.LastConnected = microseconds(time.Now())
-		}
-	})
+	m.tell(ConfigChanged{Before: was, After: s.config.ConfigInfo})
 	if entered {
 		m.save(s.config)
 	}
-	s.setTimer(out.timer)
 	s.message(out.message, "")
 	m.log.Info("session", "SESSION", s.id, "CONFIG", s.config.ID, "APP", s.config.App, "event", event, "state", s.state, "reason", s.reason)
 	return true
+}
+
+// enter is the part of transition that changes the session and its config.
+func (s *session) enter(event Event, out outcome, entered bool, edits []func()) {
+	c, fresh := &s.config.ConfigInfo, s.state == Idle
+	s.state = out.next
+	for _, edit := range edits {
+		edit()
+	}
+	if out.next == Disconnecting {
+		s.final = out.end
+	}
+	switch out.message {
+	case MessageLinkDown:
+		s.down = true
+	case MessageLinkUp, MessageLinkChanged:
+		s.down = false
+	}
+	if entered && s.since == 0 {
+		s.since = microseconds(time.Now())
+	}
+	c.State = out.next
+	switch {
+	case fresh:
+		c.Session, c.FailureReason = s.id, ""
+	case event == EventUndone:
+		c.Session, c.FailureReason = 0, s.reason
+	}
+	if entered {
+		c.LastConnected = microseconds(time.Now())
+	}
+	s.setTimer(out.timer)
 }
 
 // info must be called with Manager.mu held.
@@ -174,23 +199,23 @@ func (s *session) setTimer(t timing) {
 	case timerKeeps:
 	case timerStops:
 		s.timer.Stop()
+		s.deadline = time.Time{}
 	case timerStarts:
-		if s.timer != nil {
-			s.timer.Stop()
-		}
-		s.timer = time.AfterFunc(s.m.opts.ConnectTimeout, func() { s.end(EventTimeout, ReasonTimeout) })
+		s.startTimer(s.m.opts.ConnectTimeout)
 	}
+}
+
+func (s *session) startTimer(d time.Duration) {
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	s.timer = time.AfterFunc(d, func() { s.end(EventTimeout, ReasonTimeout) })
+	s.deadline = time.Now().Add(d)
 }
 
 // message tells the provider; the empty message is none. It must be called
 // with Manager.mu held.
 func (s *session) message(message, text string) {
-	switch message {
-	case MessageLinkDown:
-		s.down = true
-	case MessageLinkUp, MessageLinkChanged:
-		s.down = false
-	}
 	if message != "" && !s.gone {
 		s.m.tell(PlatformMessage{To: s.conn, Session: s.id, Config: s.config.ID, Message: message, Error: text})
 	}
@@ -204,6 +229,11 @@ func (s *session) channelClosed(error) {
 	if s.signals || !s.state.HasSession() || s.state == Disconnecting || s.channel != nil {
 		return
 	}
+	s.missChannel()
+}
+
+// missChannel must be called with Manager.mu held.
+func (s *session) missChannel() {
 	s.channel = time.AfterFunc(s.m.opts.ChannelTimeout, func() { s.end(EventChannelClosed, ReasonChannelClosed) })
 }
 
@@ -352,6 +382,10 @@ func (m *Manager) attach(by Caller, id SessionID, ch *os.File, format ChannelFor
 			return Errorf(KindFailed, "cannot use the packet channel: %v", err)
 		}
 		s.channelOpened()
+		if !s.opened {
+			s.opened = true
+			m.keep()
+		}
 		if mtu = s.params.MTU; mtu == 0 {
 			mtu = params.DefaultMTU
 		}

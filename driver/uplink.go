@@ -48,6 +48,7 @@ func (m *Manager) SetUplink(u Uplink) {
 	}
 	was := s.info()
 	m.uplink = u
+	m.keep()
 	m.tell(SessionChanged{Before: was, After: s.info()})
 	switch {
 	case before.same(u) || !before.Up() && !u.Up():

@@ -98,6 +98,10 @@ func (n *Network) apply(ctx context.Context, c Config, lockdown bool) error {
 func (n *Network) Refresh(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	return n.refresh(ctx)
+}
+
+func (n *Network) refresh(ctx context.Context) error {
 	lockdown := n.lockdown.Load()
 	if !n.want.Active() && !lockdown && n.have.Empty() {
 		return nil
@@ -136,6 +140,20 @@ func (n *Network) adopt(ctx context.Context, lockdown bool) error {
 	n.lockdown.Store(lockdown || found)
 	n.goal = Plan(Config{}, lockdown || found, Facts{})
 	return nil
+}
+
+// Resume is Adopt, and makes c of what was left, in place and with no gap, with
+// the lockdown if it is wanted or was found. It goes as far as it can; with an
+// error the rest is left to the next Refresh or Apply.
+func (n *Network) Resume(ctx context.Context, c Config, lockdown bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.want = c.clone()
+	n.lockdown.Store(lockdown)
+	if err := n.adopt(ctx, lockdown); err != nil {
+		return err
+	}
+	return n.refresh(ctx)
 }
 
 // Sweep removes all that carries our marks, of this or of an earlier process,

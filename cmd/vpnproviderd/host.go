@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -25,7 +24,6 @@ import (
 	"github.com/vpnprovider/vpnproviderd/routing/dns"
 	"github.com/vpnprovider/vpnproviderd/routing/nft"
 	"github.com/vpnprovider/vpnproviderd/routing/rtnl"
-	"github.com/vpnprovider/vpnproviderd/tun"
 )
 
 // host is the network of the host, and what an earlier run left of ours.
@@ -73,14 +71,6 @@ func openHost(ctx context.Context, opts options, log *slog.Logger) (*host, error
 	}
 	h.network = routing.New(kernel, firewall, h.dns, log)
 	return h, nil
-}
-
-// sweep removes what an earlier daemon left, but for a lockdown that is there
-// or wanted: that is in force first.
-func (h *host) sweep(ctx context.Context, lockdown bool) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	return h.network.Sweep(ctx, lockdown)
 }
 
 func (h *host) close() error {
@@ -148,82 +138,6 @@ func (h *host) uplink(ctx context.Context) (driver.Uplink, error) {
 		u.Nameservers, u.Domains, _ = h.dns.Original()
 	}
 	return u, nil
-}
-
-// opener is driver.Opener.
-type opener struct{}
-
-// Open makes vpn<slot>. A name that another program has is skipped.
-func (opener) Open(_ context.Context, slot int, events driver.TunnelEvents) (routing.Link, driver.Tunnel, error) {
-	number := slot
-	for ; inUse(name(number)); number += driver.Slots {
-		if number > 1<<16 {
-			return routing.Link{}, nil, fmt.Errorf("the names %s, %s … are in use", name(slot), name(slot+driver.Slots))
-		}
-	}
-	device, err := tun.Open(name(number))
-	if err != nil {
-		return routing.Link{}, nil, err
-	}
-	t, err := tun.New(device, tun.Events{ChannelClosed: events.ChannelClosed, Failed: events.Failed})
-	if err != nil {
-		return routing.Link{}, nil, errors.Join(err, device.Close())
-	}
-	if events.Packet != nil {
-		t.SetSink(events.Packet)
-	}
-	return routing.Link{Name: device.Name(), Index: device.Index(), Slot: slot}, tunnel{t, device.Name()}, nil
-}
-
-func name(number int) string { return "vpn" + strconv.Itoa(number) }
-
-func inUse(name string) bool {
-	_, err := net.InterfaceByName(name)
-	return err == nil
-}
-
-// NewChannel is driver.Opener.
-func (opener) NewChannel(format driver.ChannelFormat) (ours, theirs *os.File, err error) {
-	return tun.NewChannel(formatOf(format))
-}
-
-func formatOf(format driver.ChannelFormat) tun.Format {
-	switch format {
-	case driver.FormatOffload:
-		return tun.FormatOffload
-	case driver.FormatStream:
-		return tun.FormatStream
-	case driver.FormatPacket:
-	}
-	return tun.FormatPacket
-}
-
-// CheckChannel is driver.Opener.
-func (opener) CheckChannel(f *os.File) error { return tun.CheckChannel(f) }
-
-// tunnel is driver.Tunnel and driver.Capturer.
-type tunnel struct {
-	*tun.Tunnel
-	name string // of the interface
-}
-
-// Capture gives the session's packets as a stream.
-func (t tunnel) Capture() (*os.File, error) {
-	stream, err := t.Tunnel.Capture(t.name)
-	if errors.Is(err, tun.ErrCaptures) {
-		return nil, driver.ErrCaptures
-	}
-	return stream, err
-}
-
-// Attach takes the client's channel over.
-func (t tunnel) Attach(ch *os.File, format driver.ChannelFormat) error {
-	return t.Tunnel.Attach(ch, formatOf(format))
-}
-
-// Permit sets the packet filter.
-func (t tunnel) Permit(p driver.Traffic) error {
-	return t.SetPolicy(tun.Policy{Addresses: p.Addresses, Include: p.Include, Exclude: p.Exclude, Host: p.Host, MTU: p.MTU})
 }
 
 // counter is the file that numbers the sessions while the machine runs.

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"sync"
 	"syscall"
 
@@ -19,8 +18,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/vpnprovider/vpnproviderd/dbus"
-	"github.com/vpnprovider/vpnproviderd/driver"
-	"github.com/vpnprovider/vpnproviderd/driver/store"
 )
 
 // version is set by the linker.
@@ -69,7 +66,7 @@ func cleanup(ctx context.Context, opts options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	err = h.sweep(ctx, false)
+	err = h.network.Sweep(ctx, false)
 	if err == nil && opts.unlock {
 		err = h.network.Lock(ctx, false)
 	}
@@ -79,6 +76,11 @@ func cleanup(ctx context.Context, opts options, log *slog.Logger) error {
 func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	given := takePassed()
 	defer given.close()
+	kept, err := openState(given, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, kept.close()) }()
 	limit, err := readLimits(opts.configDir)
 	if err != nil {
 		return err
@@ -95,19 +97,11 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
-	configs, err := store.Open(filepath.Join(opts.stateDir, "configs"), log)
+	manager, err := newManager(h, server, kept, limit, opts, log)
 	if err != nil {
 		return err
 	}
-	manager, err := driver.NewManager(driver.Options{
-		Network: h.network, Host: h, Opener: opener{}, Store: configs, Observer: server, Packets: server, Log: log,
-		NextSession: counter(filepath.Join(opts.runtimeDir, "session")).next, ConnectTimeout: opts.connectTimeout,
-		ConfigsPerUser: limit.ConfigsPerUser, Configs: limit.Configs,
-	})
-	if err != nil {
-		return err
-	}
-	if err := h.sweep(ctx, manager.WantsLockdown()); err != nil {
+	if err := kept.resume(ctx, manager, func(string) bool { return false }); err != nil {
 		return err
 	}
 	// Undone before the bus is left: providers are told.

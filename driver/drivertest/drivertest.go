@@ -38,6 +38,7 @@ type World struct {
 	splits   bool
 	tunnels  []*Tunnel
 	sessions driver.SessionID
+	kept     []byte
 
 	// Facts are the host's.
 	HostFacts params.Host
@@ -53,7 +54,7 @@ func New() *World {
 // Options for a Manager in this world.
 func (w *World) Options() driver.Options {
 	return driver.Options{
-		Network: w, Host: w, Opener: w, Store: w, Observer: w, Packets: w,
+		Network: w, Host: w, Opener: w, Store: w, Observer: w, Packets: w, Keep: w.keep,
 		NextSession: func() (driver.SessionID, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -63,8 +64,8 @@ func (w *World) Options() driver.Options {
 	}
 }
 
-// Fail makes what fail, or work again: "open", "apply", "undo", "lock",
-// "unlock", "permit", "save", "delete", "facts", "way".
+// Fail makes what fail, or work again: "open", "adopt", "apply", "undo", "lock",
+// "unlock", "resume", "sweep", "permit", "save", "delete", "keep", "facts", "way".
 func (w *World) Fail(what string, fails bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -165,6 +166,45 @@ func (w *World) Locked() bool {
 	return w.locked
 }
 
+// Resume is driver.Network.
+func (w *World) Resume(ctx context.Context, want routing.Config, lockdown bool) error {
+	err := w.enter(ctx, "resume")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.network, w.locked = want, w.locked || lockdown
+	w.log = append(w.log, "resume")
+	return err
+}
+
+// Sweep is driver.Network.
+func (w *World) Sweep(ctx context.Context, lockdown bool) error {
+	if err := w.enter(ctx, "sweep"); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.network, w.locked = routing.Config{}, w.locked || lockdown
+	w.log = append(w.log, "sweep")
+	return nil
+}
+
+func (w *World) keep(text []byte) error {
+	if err := w.enter(context.Background(), "keep"); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.kept = slices.Clone(text)
+	return nil
+}
+
+// Kept is what was kept last, for Manager.Resume.
+func (w *World) Kept() []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.kept)
+}
+
 // SetWay says what becomes of a destination.
 func (w *World) SetWay(dst string, way driver.Way) {
 	w.mu.Lock()
@@ -219,7 +259,34 @@ func (w *World) Open(ctx context.Context, slot int, events driver.TunnelEvents) 
 	defer w.mu.Unlock()
 	t := &Tunnel{world: w, Slot: slot, Events: events}
 	w.tunnels = append(w.tunnels, t)
-	return routing.Link{Name: fmt.Sprintf("vpn%d", slot), Index: 100 + slot, Slot: slot}, t, nil
+	return linkOf(slot), t, nil
+}
+
+// Adopt is driver.Opener: the last tunnel of that link that is open goes on as
+// another one.
+func (w *World) Adopt(link routing.Link, passes *driver.Traffic, events driver.TunnelEvents) (driver.Tunnel, bool, error) {
+	if err := w.enter(context.Background(), "adopt"); err != nil {
+		return nil, false, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, former := range slices.Backward(w.tunnels) {
+		if former.closed || linkOf(former.Slot) != link {
+			continue
+		}
+		t := &Tunnel{world: w, Slot: former.Slot, Events: events, channel: former.channel, format: former.format}
+		if passes != nil {
+			t.traffic = *passes
+		}
+		former.closed, former.channel = true, nil
+		w.tunnels = append(w.tunnels, t)
+		return t, t.channel != nil, nil
+	}
+	return nil, false, fmt.Errorf("there is no tunnel %s", link.Name)
+}
+
+func linkOf(slot int) routing.Link {
+	return routing.Link{Name: fmt.Sprintf("vpn%d", slot), Index: 100 + slot, Slot: slot}
 }
 
 // NewChannel is driver.Opener: a pipe stands for the pair.
