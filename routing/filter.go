@@ -18,8 +18,14 @@ type Filter struct {
 	// uplink needs to stay one (DHCP, neighbour discovery).
 	Lockdown bool
 
+	// Names: all names are the tunnel's to resolve. Nothing of multicast DNS and
+	// LLMNR, and no question of the user Asker (0 is nobody), leaves but into a
+	// tunnel, from a protected socket, and to the links in Local.
+	Names bool
+	Asker uint32
+
 	// Local are the links that lead to containers and virtual machines of this
-	// host, in ascending order. Empty without lockdown.
+	// host, in ascending order. Empty without Lockdown and Names.
 	Local []int
 
 	// Marked are the links of State.Marked. The filter outlives the process: it
@@ -47,6 +53,7 @@ func (f *Filter) equal(o *Filter) bool {
 		return f == o
 	}
 	return !f.Unsure && !o.Unsure && f.Lockdown == o.Lockdown && slices.Equal(f.Local, o.Local) &&
+		f.Names == o.Names && f.Asker == o.Asker &&
 		slices.Equal(f.Marked, o.Marked) && slices.EqualFunc(f.Tunnels, o.Tunnels, TunnelEnd.equal)
 }
 
@@ -58,8 +65,8 @@ func (f *Filter) Passes(link int) bool {
 }
 
 // both is a filter under which everything is dropped that either drops because
-// of its tunnels or its lockdown: it stands while the way from f to o is gone.
-// It is nil when both are.
+// of its tunnels, its lockdown or its names: it stands while the way from f to o
+// is gone. It is nil when both are.
 func both(f, o *Filter) *Filter {
 	if f == nil && o == nil {
 		return nil
@@ -73,6 +80,10 @@ func both(f, o *Filter) *Filter {
 			union.addTunnel(t)
 		}
 		union.Lockdown = union.Lockdown || part.Lockdown
+		union.Names = union.Names || part.Names
+		if part.Asker != 0 {
+			union.Asker = part.Asker
+		}
 		union.Local = sortedUnion(union.Local, part.Local)
 		union.Marked = sortedUnion(union.Marked, part.Marked)
 	}
@@ -109,8 +120,13 @@ func (c Config) filter(lockdown bool, f Facts, s State) *Filter {
 			end.Addresses = append(end.Addresses, a.Addr)
 		}
 		filter.Tunnels = []TunnelEnd{end}
+		// Who wants some names, or the LAN, resolved by others needs its DNS.
+		filter.Names = s.DNS != nil && s.DNS.Full && len(c.DNS.Match) == 0 && !c.AllowLAN
 	}
-	if lockdown {
+	if filter.Names {
+		filter.Asker = f.Asker
+	}
+	if lockdown || filter.Names {
 		for _, n := range f.Subnets {
 			if n.Virtual {
 				filter.Local = sortedUnion(filter.Local, []int{n.Link})

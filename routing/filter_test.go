@@ -32,9 +32,18 @@ func TestPlanFilter(t *testing.T) {
 			{Prefix: netip.MustParsePrefix("fd17::/64"), Link: 5, Virtual: true},
 		},
 		Strict: []routing.StrictLink{{Link: 3}, {Link: 4, Marked: true}, {Link: 2}},
+		Asker:  101,
 	}
 	c := routing.Config{Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1500, Addresses: prefixes("10.8.0.2/24", "fd00::2/64")}
 	end := []routing.TunnelEnd{{Link: 7, Addresses: addrs("10.8.0.2", "fd00::2")}}
+	full := c
+	full.Include = prefixes("0.0.0.0/0")
+	full.DNS.Servers = addrs("10.8.0.1")
+	split, lan, some := full, full, full
+	split.Include = prefixes("10.0.0.0/8")
+	lan.AllowLAN = true
+	some.DNS.Match = []string{"corp.example"}
+	theirs := &routing.Filter{Tunnels: end, Marked: []int{2, 3}}
 	for name, want := range map[string]struct {
 		config   routing.Config
 		lockdown bool
@@ -42,7 +51,11 @@ func TestPlanFilter(t *testing.T) {
 		marked   []routing.MarkedLink
 	}{
 		"nothing":           {},
-		"a tunnel":          {config: c, filter: &routing.Filter{Tunnels: end, Marked: []int{2, 3}}, marked: []routing.MarkedLink{{3}, {2}}},
+		"a tunnel":          {config: c, filter: theirs, marked: []routing.MarkedLink{{3}, {2}}},
+		"all names":         {config: full, filter: &routing.Filter{Tunnels: end, Names: true, Asker: 101, Local: []int{5, 9}, Marked: []int{2, 3}}, marked: []routing.MarkedLink{{3}, {2}}},
+		"names, split":      {config: split, filter: theirs, marked: []routing.MarkedLink{{3}, {2}}},
+		"names, and a LAN":  {config: lan, filter: theirs, marked: []routing.MarkedLink{{3}, {2}}},
+		"some names":        {config: some, filter: theirs, marked: []routing.MarkedLink{{3}, {2}}},
 		"a lockdown":        {lockdown: true, filter: &routing.Filter{Lockdown: true, Local: []int{5, 9}}},
 		"a lockdown, in it": {config: c, lockdown: true, filter: &routing.Filter{Tunnels: end, Lockdown: true, Local: []int{5, 9}, Marked: []int{2, 3}}, marked: []routing.MarkedLink{{3}, {2}}},
 	} {

@@ -255,6 +255,9 @@ func (n *Network) plan(ctx context.Context, c Config, lockdown bool) (State, err
 		if facts, err = n.kernel.Facts(ctx, c.Link.Index); err != nil {
 			return State{}, err
 		}
+		if len(c.DNS.Servers) > 0 {
+			facts.Asker = n.resolver.Asker(ctx)
+		}
 		n.note(facts)
 	}
 	want := Plan(c, lockdown, facts)

@@ -56,10 +56,10 @@ func Plan(c Config, lockdown bool, f Facts) State {
 			s.Marked = append(s.Marked, MarkedLink{Link: u.Link})
 		}
 	}
-	s.Firewall = c.filter(lockdown, f, s)
 	if len(c.DNS.Servers) > 0 {
 		s.DNS = &Resolution{Link: c.Link, DNS: c.DNS.clone(), Full: v4.full || v6.full}
 	}
+	s.Firewall = c.filter(lockdown, f, s)
 	return s
 }
 

@@ -63,6 +63,9 @@ type Facts struct {
 	// Subnets that are connected to interfaces other than tunnels.
 	Subnets []Subnet
 
+	// Asker is Resolver.Asker.
+	Asker uint32
+
 	// Strict are the links that lead off this host, and by which an IPv4
 	// packet is let in only if an answer to it would leave there (rp_filter 1).
 	Strict []StrictLink
@@ -120,4 +123,9 @@ type Resolver interface {
 	// made after the routes, so that no question to the tunnel's servers
 	// leaves in the clear.
 	PerLink() bool
+
+	// Asker is the user whose process asks the servers of all links on behalf of
+	// every program of the host, and so beside the routes; 0: there is none, or
+	// it is not known.
+	Asker(ctx context.Context) uint32
 }

@@ -147,6 +147,9 @@ func (r *Resolver) current() Backend {
 // PerLink implements routing.Resolver.
 func (r *Resolver) PerLink() bool { return r.backends[r.current()].PerLink() }
 
+// Asker implements routing.Resolver.
+func (r *Resolver) Asker(ctx context.Context) uint32 { return r.backends[r.current()].Asker(ctx) }
+
 // Set implements routing.Resolver. A backend that does not answer in time is a
 // context.DeadlineExceeded.
 func (r *Resolver) Set(ctx context.Context, want routing.Resolution) error {

@@ -50,6 +50,8 @@ func (f *fake) Leftover(context.Context) (bool, error) { return f.left, f.fails 
 
 func (f *fake) PerLink() bool { return f.perLink }
 
+func (f *fake) Asker(context.Context) uint32 { return 0 }
+
 func (f *fake) Original() ([]netip.Addr, []string, error) { return nil, []string{string(f.name)}, nil }
 
 // bench is a Resolver on fakes.

@@ -117,6 +117,14 @@ func ports(source, destination uint16) exprs {
 	return rule(family(false), protocol(unix.IPPROTO_UDP), exprs{transport(0, 4), is(data...)})
 }
 
+// toPort matches UDP or TCP, of both families.
+func toPort(number byte, port uint16) exprs {
+	return rule(protocol(number), exprs{transport(2, 2), is(binaryutil.BigEndian.PutUint16(port)...)})
+}
+
+// ofUser matches what the processes of a user send.
+func ofUser(uid uint32) exprs { return meta(expr.MetaKeySKUID, native(uid)...) }
+
 // local matches packets to, or with fromHost from, an address of this host.
 func local(fromHost bool) exprs { return addressType(fromHost, unix.RTN_LOCAL) }
 

@@ -105,6 +105,8 @@ func (h *host) filters() map[string]*routing.Filter {
 		"a tunnel":               {Tunnels: ends},
 		"two tunnels":            {Tunnels: two, Marked: []int{h.up}},
 		"a tunnel of one family": {Tunnels: []routing.TunnelEnd{{Link: h.vpn, Addresses: addrs("fd00::2")}}},
+		"names":                  {Tunnels: ends, Names: true, Local: []int{h.docker}},
+		"names, and who asks":    {Tunnels: ends, Names: true, Asker: 101},
 		"a lockdown":             {Lockdown: true, Local: []int{h.docker}},
 		"everything":             {Tunnels: ends, Lockdown: true, Local: []int{h.up, h.docker}, Marked: []int{h.up, h.docker}},
 		"nothing but the tables": {},

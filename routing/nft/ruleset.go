@@ -16,6 +16,7 @@ import (
 const (
 	lockdownOutput  = "lockdown-output"
 	lockdownForward = "lockdown-forward"
+	names           = "names"
 	markedSet       = "src-valid-mark"
 )
 
@@ -45,6 +46,8 @@ func replace(c *nftables.Conn, f *routing.Filter) {
 	r.markOut()
 	if f.Lockdown {
 		r.lockdown()
+	} else if f.Names {
+		r.names()
 	}
 	arp := ruleset{conn: c, table: c.AddTable(arpTable()), filter: f}
 	arp.silence()
@@ -176,27 +179,55 @@ func (r ruleset) markOut() {
 	}
 }
 
+// inside accepts what goes into a tunnel or to this host's own machines.
+func (c chain) inside() {
+	for _, t := range c.filter.Tunnels {
+		c.add(to(t.Link), accept())
+	}
+	if len(c.filter.Local) > 0 {
+		c.add(c.toOneOf(c.filter.Local), accept())
+	}
+}
+
+// output adds the chain that decides what may leave this host beside the
+// tunnels.
+func (r ruleset) output(name string) chain {
+	c := r.base(name, nftables.ChainTypeFilter, unix.NF_INET_LOCAL_OUT, *nftables.ChainPriorityFilter)
+	c.add(to(loopback), accept())
+	c.inside()
+	c.add(marked(routing.MarkProtected), accept())
+	return c
+}
+
+// names drops questions for names. Those of ordinary programs follow the
+// routes; these do not: what is asked of everybody on a link, and what a host's
+// resolver asks the servers of a link.
+func (r ruleset) names() {
+	const dns, dnsOverTLS, mdns, llmnr = 53, 853, 5353, 5355
+	c := r.output(names)
+	for _, port := range []uint16{mdns, llmnr} {
+		c.add(addressType(false, unix.RTN_MULTICAST), toPort(unix.IPPROTO_UDP, port), drop())
+	}
+	if r.filter.Asker == 0 {
+		return
+	}
+	for _, port := range []uint16{dns, dnsOverTLS, mdns, llmnr} {
+		for _, protocol := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+			c.add(ofUser(r.filter.Asker), toPort(protocol, port), drop())
+		}
+	}
+}
+
 // lockdown drops what would leave this host otherwise than through a tunnel.
 func (r ruleset) lockdown() {
 	const routerSolicitation, neighbourSolicitation, neighbourAdvertisement = 133, 135, 136
-	inside := func(c chain) {
-		for _, t := range r.filter.Tunnels {
-			c.add(to(t.Link), accept())
-		}
-		if len(r.filter.Local) > 0 {
-			c.add(r.toOneOf(r.filter.Local), accept())
-		}
-	}
-	output := r.base(lockdownOutput, nftables.ChainTypeFilter, unix.NF_INET_LOCAL_OUT, *nftables.ChainPriorityFilter)
-	output.add(to(loopback), accept())
-	inside(output)
-	output.add(marked(routing.MarkProtected), accept())
+	output := r.output(lockdownOutput)
 	output.add(ports(68, 67), accept())
 	output.add(icmp(true, routerSolicitation, routerSolicitation), accept())
 	output.add(icmp(true, neighbourSolicitation, neighbourAdvertisement), accept())
 	output.add(drop())
 	forward := r.base(lockdownForward, nftables.ChainTypeFilter, unix.NF_INET_FORWARD, *nftables.ChainPriorityFilter)
-	inside(forward)
+	forward.inside()
 	forward.add(drop())
 }
 

@@ -44,6 +44,9 @@ func New(path, stateDir string, log *slog.Logger) *File {
 // PerLink is false: the file serves the whole host.
 func (f *File) PerLink() bool { return false }
 
+// Asker is nobody: each program asks for itself, along the routes.
+func (f *File) Asker(context.Context) uint32 { return 0 }
+
 // Set implements routing.Resolver. It writes nothing where the file is as it
 // should be. What another program made of the file since counts as what it
 // goes back to.

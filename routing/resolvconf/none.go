@@ -21,3 +21,6 @@ func (None) Leftover(context.Context) (bool, error) { return false, nil }
 
 // PerLink is false.
 func (None) PerLink() bool { return false }
+
+// Asker is not known.
+func (None) Asker(context.Context) uint32 { return 0 }

@@ -68,6 +68,9 @@ func NewProgram(file string, log *slog.Logger) *Program {
 // PerLink is false: the program serves the whole host.
 func (p *Program) PerLink() bool { return false }
 
+// Asker is nobody: each program asks for itself, along the routes.
+func (p *Program) Asker(context.Context) uint32 { return 0 }
+
 // Check says why there is no program that can be used; nil: there is one.
 func (p *Program) Check(ctx context.Context) error {
 	_, _, err := p.find(ctx)

@@ -75,6 +75,23 @@ func New(opts Options) *Resolver {
 // PerLink is true.
 func (r *Resolver) PerLink() bool { return true }
 
+// Asker is resolved's user. Its questions go out by the link whose servers they
+// are for: single names are asked of everybody on the LAN (LLMNR), and a LAN that
+// claims a domain gets the names in it, whatever the routes say.
+func (r *Resolver) Asker(ctx context.Context) uint32 {
+	ctx, cancel := context.WithTimeout(ctx, linkLimit)
+	defer cancel()
+	var user uint32
+	conn, err := r.bus.connect(ctx)
+	if err == nil {
+		err = askBus(ctx, conn, "GetConnectionUnixUser", &user, name)
+	}
+	if err != nil && !isName(err, errNoOwner) {
+		r.log.Warn("cannot keep systemd-resolved from asking the LAN", "error", err)
+	}
+	return user
+}
+
 // Set implements routing.Resolver. A resolved that does not answer in time is
 // a context.DeadlineExceeded; it may still do what it was told.
 func (r *Resolver) Set(ctx context.Context, want routing.Resolution) error {

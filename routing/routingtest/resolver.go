@@ -14,6 +14,9 @@ type Resolver struct {
 	// Link makes it one whose settings belong to the link.
 	Link bool
 
+	// User is Asker.
+	User uint32
+
 	mu   sync.Mutex
 	set  *routing.Resolution
 	sets int
@@ -66,3 +69,6 @@ func (r *Resolver) Leftover(context.Context) (bool, error) {
 
 // PerLink implements routing.Resolver.
 func (r *Resolver) PerLink() bool { return r.Link }
+
+// Asker implements routing.Resolver.
+func (r *Resolver) Asker(context.Context) uint32 { return r.User }

@@ -26,8 +26,9 @@ const (
 // project's files, in a LAN with a DNS server.
 type machine struct {
 	*container.Container
-	t   *testing.T
-	lan *harness.Process
+	t    *testing.T
+	lan  *harness.Process // its DNS server
+	wire *harness.Sniffer // what comes to the LAN
 }
 
 // programs are the paths, on this machine, of those that are installed.
@@ -63,6 +64,7 @@ func startMachine(t *testing.T, p programs, opts container.Options) *machine {
 	lan := harness.NewNamespace(t, "lan")
 	m.Connect(t, "eth0", lan, "lan0")
 	lan.IP(t, "addr add 192.0.2.1/24 dev lan0")
+	m.wire = lan.Sniff(t, "lan0")
 	m.lan = harness.StartDNS(t, lan, lanDNS, map[string]string{"www.example.org": onLAN, "www.corp.example": onLAN})
 	m.Run(t, "ip", "addr", "add", "192.0.2.2/24", "dev", "eth0")
 	m.Run(t, "ip", "route", "add", "default", "via", "192.0.2.1")
@@ -192,6 +194,7 @@ func testMainJob(t *testing.T, m *machine) {
 		t.Fatalf("before anybody calls the daemon is %q", out)
 	}
 	m.lookup("www.example.org", onLAN)
+	m.askLAN("before", true)
 	resolvConf := m.Run(t, "sh", "-c", "ls -l /etc/resolv.conf; cat /etc/resolv.conf")
 
 	app := m.client()
@@ -204,6 +207,7 @@ func testMainJob(t *testing.T, m *machine) {
 	}
 	m.lookup("www.example.com", behind)
 	m.lookup("www", behind)
+	m.askLAN("connected", false)
 	for _, want := range []string{"-LLMNR", "-mDNS", "+DefaultRoute"} {
 		if got := m.Run(t, "resolvectl", "status", "--no-pager", "vpn0"); !strings.Contains(got, want) {
 			t.Errorf("not %s:\n%s", want, got)
@@ -238,9 +242,31 @@ func testMainJob(t *testing.T, m *machine) {
 	m.disconnect(app)
 	m.requireNothing()
 	m.lookup("www.example.org", onLAN)
+	m.askLAN("after", true)
 	if got := m.Run(t, "sh", "-c", "ls -l /etc/resolv.conf; cat /etc/resolv.conf"); got != resolvConf {
 		t.Errorf("resolv.conf was\n%s\nand is\n%s", resolvConf, got)
 	}
+}
+
+// askLAN looks up what resolved takes to the LAN whatever the routes say: a single
+// name, which it asks of everybody there, and one of a domain that the LAN's DHCP
+// server claims. Whether the LAN hears of either is as wanted.
+func (m *machine) askLAN(when string, want bool) {
+	m.t.Helper()
+	m.Run(m.t, "sh", "-c", "resolvectl llmnr eth0 yes; resolvectl domain eth0 '~lan.example'; resolvectl flush-caches")
+	everybody := func(p harness.Packet) bool { return p.DstPort == 5355 }
+	server := func(p harness.Packet) bool { return p.DstPort == 53 && p.Dst.String() == lanDNS }
+	before := [2]int{m.wire.Count(m.t, everybody), m.wire.Count(m.t, server)}
+	for _, name := range []string{"printer", "printer.lan.example"} {
+		// What it finds does not matter.
+		_, _ = m.Output(container.Command{Argv: []string{"timeout", "8", "resolvectl", "query", name}})
+	}
+	heard := [2]int{m.wire.Count(m.t, everybody) - before[0], m.wire.Count(m.t, server) - before[1]}
+	m.t.Logf("%s: the LAN heard %d questions to everybody, its server %d", when, heard[0], heard[1])
+	if (heard[0] > 0) != want || (heard[1] > 0) != want {
+		m.t.Errorf("%s: the LAN heard %d questions to everybody, its server %d", when, heard[0], heard[1])
+	}
+	m.Run(m.t, "sh", "-c", "resolvectl llmnr eth0 no; resolvectl domain eth0 ''")
 }
 
 // testKilled: what was set goes with the link.
