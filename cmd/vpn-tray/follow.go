@@ -63,10 +63,10 @@ func (a *app) connection(ctx context.Context, bus string, starter *client.Starte
 		a.daemon = d
 		a.model.Joined()
 	})
-	if apps, err := d.Agent(ctx); err != nil {
-		a.complaints.Print(err)
-	} else {
+	if apps, err := d.Agent(ctx); err == nil {
 		go a.startApps(ctx, apps, starter)
+	} else if ctx.Err() == nil {
+		a.complaints.Print(err)
 	}
 	for change := range changes {
 		a.post(ctx, func() {

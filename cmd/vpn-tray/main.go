@@ -122,6 +122,7 @@ func serve(ctx context.Context, opts options, complaints *log.Logger) error {
 	systray.Run(func() {
 		p.build(func(wanted model.Action) { a.post(ctx, func() { a.click(ctx, wanted) }) })
 		go n.run(ctx)
+		go stayInPanel(ctx, session, complaints)
 		go a.follow(ctx, opts.bus, starter)
 		go func() {
 			defer close(finished)

@@ -23,14 +23,10 @@ type notifier struct {
 	complaints *log.Logger
 	queue      chan model.Notice
 	ids        map[string]uint32 // by the notice's key, of this server
-	signals    chan *godbus.Signal
 }
 
 func newNotifier(bus *godbus.Conn, complaints *log.Logger) *notifier {
-	return &notifier{
-		bus: bus, complaints: complaints,
-		queue: make(chan model.Notice, 64), ids: make(map[string]uint32), signals: make(chan *godbus.Signal, 16),
-	}
+	return &notifier{bus: bus, complaints: complaints, queue: make(chan model.Notice, 64), ids: make(map[string]uint32)}
 }
 
 // tell shows a notice soon. It does not wait: where the server is stuck and too
@@ -45,24 +41,19 @@ func (n *notifier) tell(notice model.Notice) {
 
 // run shows what is told until ctx is done.
 func (n *notifier) run(ctx context.Context) {
-	n.bus.Signal(n.signals)
-	err := n.bus.AddMatchSignalContext(ctx,
-		godbus.WithMatchSender("org.freedesktop.DBus"), godbus.WithMatchInterface("org.freedesktop.DBus"),
-		godbus.WithMatchMember("NameOwnerChanged"), godbus.WithMatchArg(0, notifications))
-	if err != nil {
-		n.complaints.Printf("cannot watch the notification server: %v", err)
+	servers, err := owners(ctx, n.bus, notifications)
+	if err != nil && ctx.Err() == nil {
+		n.complaints.Print(err)
 	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case sig, ok := <-n.signals:
+		case _, ok := <-servers:
 			if !ok {
 				return
 			}
-			if sig.Sender == "org.freedesktop.DBus" && sig.Name == "org.freedesktop.DBus.NameOwnerChanged" {
-				clear(n.ids) // another server has other numbers
-			}
+			clear(n.ids) // another server has other numbers
 		case notice := <-n.queue:
 			if err := n.send(ctx, notice); err != nil && ctx.Err() == nil {
 				n.complaints.Printf("cannot show %q: %v", notice.Summary, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"runtime"
 	"strings"
 	"sync"
 
@@ -77,6 +78,15 @@ func (p *panel) build(clicked func(model.Action)) {
 // show changes what differs from what is there.
 func (p *panel) show(v model.View) {
 	<-p.ready
+	defer func() {
+		// systray panics with an error where the session bus has just gone,
+		// which ends the program elsewhere.
+		if r := recover(); r != nil {
+			if _, bug := r.(runtime.Error); bug {
+				panic(r)
+			}
+		}
+	}()
 	if !p.drawn || v.Icon != p.shown.Icon {
 		systray.SetIcon(icon.PNG(v.Icon))
 	}

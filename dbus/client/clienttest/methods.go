@@ -23,7 +23,7 @@ func (s *Service) managerTable() map[string]any {
 		"ListProviders": s.listProviders, "ForgetProvider": s.forgetProvider,
 		"CreateConfig": s.createConfig, "DestroyConfig": s.destroyConfig, "FindConfig": s.findConfig,
 		"ListConfigs": s.listConfigs, "ListSessions": s.listSessions, "ShowAddDialog": s.showAddDialog,
-		"Explain": s.explain, "Unlock": s.unlock,
+		"RegisterAgent": s.registerAgent, "Explain": s.explain, "Unlock": s.unlock,
 	}
 }
 
@@ -82,6 +82,12 @@ func (s *Service) listProviders(sender godbus.Sender) ([]struct {
 		}{app, more})
 	}
 	return out, err
+}
+
+// registerAgent takes everybody for an agent, and starts nothing.
+func (s *Service) registerAgent(_ dict, sender godbus.Sender) *godbus.Error {
+	defer s.mu.Unlock()
+	return s.enter(sender, "Manager.RegisterAgent")
 }
 
 func (s *Service) forgetProvider(app string, _ dict, sender godbus.Sender) *godbus.Error {

@@ -84,11 +84,11 @@ func TestStates(t *testing.T) {
 		verb   model.Verb
 	}{
 		{work(client.StateIdle), model.Disconnected, "Not connected", "Work", model.Connect},
-		{work(client.StateConnecting), model.Connecting, "Work: connecting …", "Work: connecting …", model.Disconnect},
-		{work(client.StateConfigured), model.Connecting, "Work: connecting …", "Work: connecting …", model.Disconnect},
-		{work(client.StateConnected), model.Connected, "Work: connected", "Work: connected", model.Disconnect},
-		{work(client.StateReconnecting), model.Reconnecting, "Work: reconnecting …", "Work: reconnecting …", model.Disconnect},
-		{work(client.StateDisconnecting), model.Connecting, "Work: disconnecting …", "Work: disconnecting …", model.Disconnect},
+		{work(client.StateConnecting), model.Connecting, "Connecting to Work …", "Work: connecting …", model.Disconnect},
+		{work(client.StateConfigured), model.Connecting, "Connecting to Work …", "Work: connecting …", model.Disconnect},
+		{work(client.StateConnected), model.Connected, "Connected to Work", "Work: connected", model.Disconnect},
+		{work(client.StateReconnecting), model.Reconnecting, "Reconnecting to Work …", "Work: reconnecting …", model.Disconnect},
+		{work(client.StateDisconnecting), model.Connecting, "Disconnecting from Work …", "Work: disconnecting …", model.Disconnect},
 		{failed("connection timed out"), model.Failed, "Not connected", "Work: failed, it took too long", model.Connect},
 		{failed("provider gone"), model.Failed, "Not connected", "Work: failed, its app has ended", model.Connect},
 		{failed("provider failure"), model.Failed, "Not connected", "Work: failed, its app could not connect", model.Connect},
@@ -98,8 +98,8 @@ func TestStates(t *testing.T) {
 		{failed(""), model.Failed, "Not connected", "Work: failed", model.Connect},
 		{locked(work(client.StateIdle)), model.Lockdown, "Lockdown: nothing leaves without a VPN", "Work: lockdown", model.Connect},
 		{locked(failed("")), model.Lockdown, "Lockdown: nothing leaves without a VPN", "Work: failed, lockdown", model.Connect},
-		{locked(work(client.StateConnected)), model.Connected, "Work: connected, lockdown", "Work: connected, lockdown", model.Disconnect},
-		{locked(work(client.StateConnecting)), model.Connecting, "Work: connecting …, lockdown", "Work: connecting …, lockdown", model.Disconnect},
+		{locked(work(client.StateConnected)), model.Connected, "Connected to Work", "Work: connected, lockdown", model.Disconnect},
+		{locked(work(client.StateConnecting)), model.Connecting, "Connecting to Work …", "Work: connecting …, lockdown", model.Disconnect},
 		{work("a later state"), model.Disconnected, "Not connected", "Work", model.Disconnect},
 	} {
 		for when, s := range map[string]*story{"at first": begin(test.config), "later": begin()} {
@@ -327,7 +327,7 @@ func TestProvidersAndHealth(t *testing.T) {
 	if !v.Unlock || !slices.Equal(v.Problems, []string{"another rule�is first"}) {
 		t.Errorf("%+v", v)
 	}
-	if v.Configs[0].Label != "Work (Demo): connected" || v.Configs[1].Label != "Work (org.other.App)" || v.Status != "Work (Demo): connected" {
+	if v.Configs[0].Label != "Work (Demo): connected" || v.Configs[1].Label != "Work (org.other.App)" || v.Status != "Connected to Work (Demo)" {
 		t.Errorf("%+v", v)
 	}
 }

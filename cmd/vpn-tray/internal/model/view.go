@@ -56,7 +56,7 @@ type Item struct {
 // View is what the tray shows.
 type View struct {
 	Icon     Icon
-	Status   string   // in a few words
+	Status   string   // in a few words: tooltip and headline
 	Problems []string // what is wrong besides
 	Retry    bool     // offered
 	Unlock   bool     // offered
@@ -182,8 +182,14 @@ func (m *Model) status(configs []*config, names map[string]string) string {
 		return "Looking for the VPN service …"
 	case m.service == absent:
 		return "The VPN service is not running"
+	case c != nil && c.State == client.StateConnected:
+		return "Connected to " + names[c.Path]
+	case c != nil && c.State == client.StateReconnecting:
+		return "Reconnecting to " + names[c.Path] + " …"
+	case c != nil && c.State == client.StateDisconnecting && !c.waiting:
+		return "Disconnecting from " + names[c.Path] + " …"
 	case c != nil:
-		return names[c.Path] + ": " + c.describe()
+		return "Connecting to " + names[c.Path] + " …"
 	case m.locked():
 		return "Lockdown: nothing leaves without a VPN"
 	case len(configs) == 0:
