@@ -3,6 +3,7 @@ package dbus_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -21,12 +22,13 @@ const (
 )
 
 // authority stands in for polkitd: it allows what is in yes, refuses what is in
-// no, and would ask a person about the rest.
+// no, never answers about what is in hang, and would ask a person about the
+// rest.
 type authority struct {
-	yes, no []string
+	yes, no, hang []string
 
 	mu        sync.Mutex
-	asked     []string               // of a person, in order
+	asked     []string               // of a person, in order: action and app
 	waiting   map[string]chan string // by cancellation: what the person says
 	cancelled []string
 }
@@ -42,11 +44,13 @@ type answer struct {
 }
 
 // CheckAuthorization is polkit's.
-func (a *authority) CheckAuthorization(s subject, action string, _ map[string]string, flags uint32, cancellation string) (answer, *godbus.Error) {
+func (a *authority) CheckAuthorization(s subject, action string, details map[string]string, flags uint32, cancellation string) (answer, *godbus.Error) {
 	a.mu.Lock()
-	yes, no := slices.Contains(a.yes, action), slices.Contains(a.no, action)
+	yes, no, hang := slices.Contains(a.yes, action), slices.Contains(a.no, action), slices.Contains(a.hang, action)
 	a.mu.Unlock()
 	switch {
+	case hang:
+		select {} // until the test's process ends
 	case s.Kind != "system-bus-name":
 		return answer{}, godbus.MakeFailedError(fmt.Errorf("subject %v", s))
 	case yes:
@@ -58,7 +62,7 @@ func (a *authority) CheckAuthorization(s subject, action string, _ map[string]st
 	}
 	said := make(chan string, 1)
 	a.mu.Lock()
-	a.asked = append(a.asked, action)
+	a.asked = append(a.asked, strings.TrimSpace(action+" "+details["app"]))
 	a.waiting[cancellation] = said
 	a.mu.Unlock()
 	switch <-said {
@@ -66,6 +70,8 @@ func (a *authority) CheckAuthorization(s subject, action string, _ map[string]st
 		return answer{Allowed: true}, nil
 	case "no":
 		return answer{}, nil
+	case "dismiss":
+		return answer{Details: map[string]string{"polkit.dismissed": "true"}}, nil
 	}
 	return answer{}, godbus.NewError(polkitName+".Error.Cancelled", []any{"cancelled"})
 }
@@ -84,6 +90,13 @@ func (a *authority) decide(yes, no []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.yes, a.no = yes, no
+}
+
+// hangOn is what no answer comes about from now on.
+func (a *authority) hangOn(actions ...string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.hang = actions
 }
 
 func (a *authority) say(cancellation, what string) {
@@ -184,7 +197,7 @@ func TestPolkitAnswers(t *testing.T) {
 // A person is asked where the caller lets it; the caller's other calls go on
 // meanwhile, and few such questions are open at a time.
 func TestPrompts(t *testing.T) {
-	a := &authority{yes: []string{"org.vpnprovider1.manage-own"}}
+	a := &authority{yes: []string{"org.vpnprovider1.manage-own", "org.vpnprovider1.trust-provider"}}
 	b := newPolkitBench(t, a)
 	p, config := b.provider()
 	p.refused(p.config(config, "Connect", dict{}), wire.ErrNotAuthorized) // nobody may be asked

@@ -14,7 +14,7 @@ import (
 // The provider captures its session without being asked, the user's other
 // programs where polkit allows it, root always, and nobody else.
 func TestCapture(t *testing.T) {
-	a := &authority{yes: []string{"org.vpnprovider1.manage-own", "org.vpnprovider1.connect", "org.vpnprovider1.manage-others"}, no: []string{"org.vpnprovider1.capture"}}
+	a := &authority{yes: []string{"org.vpnprovider1.manage-own", "org.vpnprovider1.connect", "org.vpnprovider1.trust-provider", "org.vpnprovider1.manage-others"}, no: []string{"org.vpnprovider1.capture"}}
 	b := newPolkitBench(t, a)
 	p, config := b.provider()
 	var session godbus.ObjectPath

@@ -22,7 +22,8 @@ func connect(r *request) ([]any, error) {
 		return nil, err
 	}
 	session, err := r.manager.Connect(r.ctx, r.caller, r.config, driver.Connect{
-		Authorize: func(ctx context.Context) error { return r.authorize(ctx, actionConnect) },
+		Authorize: func(ctx context.Context) error { return r.authorizeOn(ctx, r.objectOwner, actionConnect) },
+		Trust:     r.trust(true),
 		Override:  r.authorizeOthers,
 		// It opens a way out that the lockdown was not made for.
 		PassLockdown: func(ctx context.Context) error { return r.authorize(ctx, actionSetLockdown) },
@@ -35,17 +36,16 @@ func disconnect(r *request) ([]any, error) {
 	if err := r.noOptions(0); err != nil {
 		return nil, err
 	}
-	if err := r.authorize(r.ctx, actionConnect); err != nil {
-		return nil, err
-	}
-	return nil, r.manager.Disconnect(r.caller, r.config)
+	return nil, r.manager.Disconnect(r.ctx, r.caller, r.config, func(ctx context.Context) error {
+		return r.authorizeOn(ctx, r.objectOwner, actionConnect)
+	})
 }
 
 func removeConfig(r *request) ([]any, error) {
 	if err := r.noOptions(0); err != nil {
 		return nil, err
 	}
-	if err := r.authorize(r.ctx, actionManageOwn); err != nil {
+	if err := r.authorizeOn(r.ctx, r.objectOwner, actionManageOwn); err != nil {
 		return nil, err
 	}
 	return nil, r.manager.RemoveConfig(r.caller, r.config)
@@ -81,7 +81,7 @@ func updateConfig(r *request) ([]any, error) {
 		}
 	}
 	if withData || withAuto || !withLockdown {
-		if err := r.authorize(r.ctx, actionManageOwn); err != nil {
+		if err := r.authorizeOn(r.ctx, r.objectOwner, actionManageOwn); err != nil {
 			return nil, err
 		}
 	}

@@ -127,7 +127,7 @@ func TestExplain(t *testing.T) {
 // With polkit the owner of a config alone does not decide: neither by the
 // config, nor by another one that opens a way out.
 func TestLockdownAsksPolkit(t *testing.T) {
-	own := []string{"org.vpnprovider1.manage-own", "org.vpnprovider1.connect"}
+	own := []string{"org.vpnprovider1.manage-own", "org.vpnprovider1.connect", "org.vpnprovider1.trust-provider"}
 	a := &authority{yes: own, no: []string{"org.vpnprovider1.set-lockdown"}}
 	b := newPolkitBench(t, a)
 	p, config := b.provider()

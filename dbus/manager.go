@@ -70,9 +70,10 @@ func registerProvider(r *request) ([]any, error) {
 // autoConnect comes after the reply of RegisterProvider, so that the app knows
 // its configs. It asks nobody.
 func (r *request) autoConnect() {
-	r.interactive = false
+	r.quiet = true
 	err := r.manager.AutoConnect(r.ctx, r.caller, r.text(0), driver.Connect{
 		Authorize:    func(ctx context.Context) error { return r.authorize(ctx, actionConnect) },
+		Trust:        r.trust(false),
 		PassLockdown: func(ctx context.Context) error { return r.authorize(ctx, actionSetLockdown) },
 		Waiting:      r.detach,
 	})
@@ -122,13 +123,25 @@ func listProviders(r *request) ([]any, error) {
 }
 
 func forgetProvider(r *request) ([]any, error) {
-	if err := r.noOptions(1); err != nil {
+	owner, err := r.owner(1)
+	if err != nil {
 		return nil, err
 	}
-	if err := r.authorize(r.ctx, actionManageOwn); err != nil {
+	if err := r.authorizeOn(r.ctx, owner, actionManageOwn); err != nil {
 		return nil, err
 	}
-	return nil, r.manager.ForgetProvider(r.caller, r.text(0))
+	return nil, r.manager.ForgetProvider(r.caller, owner, r.text(0))
+}
+
+// owner reads options that know no key but `owner`: whose app is meant, by
+// default the caller's.
+func (r *request) owner(i int) (uint32, error) {
+	o := r.options(i)
+	owner, given := option[uint32](o, "owner")
+	if !given {
+		owner = r.caller.UID
+	}
+	return owner, o.done()
 }
 
 func createConfig(r *request) ([]any, error) {
@@ -144,24 +157,11 @@ func createConfig(r *request) ([]any, error) {
 	if other {
 		n.Owner = owner
 	}
-	if err := r.mayManage(n.Owner); err != nil {
+	if err := r.authorizeOn(r.ctx, n.Owner, actionManageOwn); err != nil {
 		return nil, err
 	}
 	id, err := r.manager.CreateConfig(r.caller, n)
 	return []any{configPath(id)}, err
-}
-
-// mayManage asks for what is needed to manage configs of owner. A caller that
-// may manage those of others is then one who sees them.
-func (r *request) mayManage(owner uint32) error {
-	if owner == r.caller.UID {
-		return r.authorize(r.ctx, actionManageOwn)
-	}
-	if err := r.authorizeOthers(r.ctx); err != nil {
-		return err
-	}
-	r.caller.Others = true
-	return nil
 }
 
 func destroyConfig(r *request) ([]any, error) {
@@ -172,23 +172,26 @@ func destroyConfig(r *request) ([]any, error) {
 	if !ok {
 		return nil, driver.Errorf(driver.KindNotFound, "there is no config %s", r.text(0))
 	}
-	if _, err := r.manager.Config(r.caller, id); err != nil {
+	owner, err := r.ownerOfConfig(id)
+	if err != nil {
 		return nil, err
 	}
-	if err := r.authorize(r.ctx, actionManageOwn); err != nil {
+	if err := r.authorizeOn(r.ctx, owner, actionManageOwn); err != nil {
 		return nil, err
 	}
 	return nil, r.manager.DestroyConfig(r.caller, id)
 }
 
 func findConfig(r *request) ([]any, error) {
-	o := r.options(2)
-	owner, given := option[uint32](o, "owner")
-	if err := o.done(); err != nil {
+	owner, err := r.owner(2)
+	if err != nil {
 		return nil, err
 	}
-	if !given {
-		owner = r.caller.UID
+	if owner != r.caller.UID {
+		// Where the caller may not, it finds nothing.
+		if err := r.authorizeOthers(r.ctx); err != nil && driver.KindOf(err) != driver.KindNotAuthorized {
+			return nil, err
+		}
 	}
 	id, err := r.manager.FindConfig(r.caller, owner, r.text(0), r.text(1))
 	return []any{configPath(id)}, err
@@ -221,10 +224,16 @@ func listSessions(_ *request, v driver.View) ([]any, error) {
 }
 
 func showAddDialog(r *request) ([]any, error) {
-	if err := r.noOptions(1); err != nil {
+	owner, err := r.owner(1)
+	if err != nil {
 		return nil, err
 	}
-	return nil, r.manager.AskForConfig(r.ctx, r.caller, r.text(0), wire.ShowAddDialog, r.detach)
+	if owner != r.caller.UID {
+		if err := r.authorizeOthers(r.ctx); err != nil {
+			return nil, err
+		}
+	}
+	return nil, r.manager.AskForConfig(r.ctx, r.caller, owner, r.text(0), wire.ShowAddDialog, r.detach)
 }
 
 func unlock(r *request) ([]any, error) {
@@ -296,13 +305,4 @@ func (r *request) setMute(mute bool) error {
 	defer r.calls.mu.Unlock()
 	r.peer.mute, r.peer.listening = mute, !mute
 	return nil
-}
-
-// authorizeOthers asks whether the caller may manage what belongs to other
-// users.
-func (r *request) authorizeOthers(ctx context.Context) error {
-	if r.caller.UID != 0 && !r.opts.Polkit {
-		return driver.Errorf(driver.KindNotAuthorized, "only root may manage what belongs to other users")
-	}
-	return r.authorize(ctx, actionManageOthers)
 }

@@ -2,6 +2,7 @@ package dbus_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -77,6 +78,13 @@ func (l *lines) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
+}
+
+func (l *lines) holds(text string) error {
+	if log := l.String(); !strings.Contains(log, text) {
+		return errors.New(log)
+	}
+	return nil
 }
 
 // client is a connection of some user, with all signals that it gets.
@@ -330,7 +338,7 @@ func TestNotSupported(t *testing.T) {
 	}
 	var features godbus.Variant
 	p.must(p.call(wire.RootPath, wire.PropertiesInterface+".Get", wire.ManagerInterface, "Features"), &features)
-	want := []string{"packet", "offload", "attach", "protect-socket", "lockdown", "uplink", "sleep", "activation", "platform-configs", "ui-events", "explain", "capture"}
+	want := []string{"packet", "offload", "attach", "protect-socket", "lockdown", "consent", "uplink", "sleep", "activation", "platform-configs", "ui-events", "explain", "capture"}
 	if diff := cmp.Diff(want, features.Value()); diff != "" {
 		t.Errorf("Features: %s", diff)
 	}

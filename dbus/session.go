@@ -1,6 +1,7 @@
 package dbus
 
 import (
+	"context"
 	"os"
 	"syscall"
 
@@ -157,16 +158,16 @@ func protectSocket(r *request) ([]any, error) {
 }
 
 // openCapture: the provider has seen the packets anyway; the user's other
-// programs may have to ask.
+// programs may have to ask. Who manages what belongs to others does not see what
+// they send.
 func openCapture(r *request) ([]any, error) {
 	if err := r.noOptions(0); err != nil {
 		return nil, err
 	}
-	info, err := r.manager.Session(r.caller, r.session)
-	if err != nil {
-		return nil, err
+	if r.caller.UID != 0 && r.caller.UID != r.objectOwner {
+		return nil, driver.Errorf(driver.KindNotFound, "there is no session %d", r.session)
 	}
-	if !r.manager.IsProvider(r.caller, info.ID) {
+	if !r.manager.IsProvider(r.caller, r.session) {
 		if err := r.authorize(r.ctx, actionCapture); err != nil {
 			return nil, err
 		}
@@ -187,14 +188,7 @@ func endSession(r *request) ([]any, error) {
 	if err := r.noOptions(0); err != nil {
 		return nil, err
 	}
-	info, err := r.manager.Session(r.caller, r.session)
-	if err != nil {
-		return nil, err
-	}
-	if !r.manager.IsProvider(r.caller, info.ID) {
-		if err := r.authorize(r.ctx, actionConnect); err != nil {
-			return nil, err
-		}
-	}
-	return nil, r.manager.EndSession(r.caller, r.session)
+	return nil, r.manager.EndSession(r.ctx, r.caller, r.session, func(ctx context.Context) error {
+		return r.authorizeOn(ctx, r.objectOwner, actionConnect)
+	})
 }

@@ -24,9 +24,11 @@ type request struct {
 	caller driver.Caller
 
 	// The object: one of these, or none for the manager.
-	config  driver.ConfigID
-	session driver.SessionID
+	config      driver.ConfigID
+	session     driver.SessionID
+	objectOwner uint32 // of the config or session
 
+	quiet    bool // nobody is to be asked
 	answered bool
 	after    func() // to be done once the reply is on its way
 }
@@ -65,16 +67,35 @@ func (r *request) find() (node, error) {
 		return n, nil
 	}
 	if id, ok := configID(r.path); ok {
-		_, err := r.manager.Config(r.caller, id)
-		r.config = id
+		owner, err := r.ownerOfConfig(id)
+		r.config, r.objectOwner = id, owner
 		return node{iface: wire.ConfigInterface}, err
 	}
 	if id, ok := sessionID(r.path); ok {
-		_, err := r.manager.Session(r.caller, id)
-		r.session = id
+		owner, err := r.ownerOfSession(id)
+		r.session, r.objectOwner = id, owner
 		return node{iface: wire.SessionInterface}, err
 	}
 	return node{}, &standardError{wire.ErrUnknownObject, fmt.Sprintf("there is no object %s", r.path)}
+}
+
+// ownerOfConfig finds a config that the caller may see. One that is not its own
+// is there for who may manage those of others.
+func (r *request) ownerOfConfig(id driver.ConfigID) (uint32, error) {
+	c, err := r.manager.Config(r.caller, id)
+	if err != nil && r.seesOthers() {
+		c, err = r.manager.Config(r.caller, id)
+	}
+	return c.Owner, err
+}
+
+// ownerOfSession is ownerOfConfig of a session.
+func (r *request) ownerOfSession(id driver.SessionID) (uint32, error) {
+	s, err := r.manager.Session(r.caller, id)
+	if err != nil && r.seesOthers() {
+		s, err = r.manager.Session(r.caller, id)
+	}
+	return s.Owner, err
 }
 
 // configID reads the path of a config. Anything below the folder counts.

@@ -14,6 +14,10 @@ type Connect struct {
 	// nil: it may not, unless it manages what belongs to others.
 	Override func(context.Context) error
 
+	// Trust asks whether the app may carry the host's traffic, where its user
+	// has not agreed to that yet. nil: it may.
+	Trust func(ctx context.Context, app string) error
+
 	// PassLockdown asks whether the caller may connect a config that is not one
 	// of those in lockdown, while there is a lockdown. nil: it may.
 	PassLockdown func(context.Context) error
@@ -76,6 +80,9 @@ func (m *Manager) connect(ctx context.Context, by Caller, c *config, req Connect
 	if err := m.passLockdown(ctx, c, req); err != nil {
 		return 0, err
 	}
+	if err := m.agree(ctx, c, req); err != nil {
+		return 0, err
+	}
 	if _, err := m.await(ctx, providerKey{c.Owner, c.App}, req.waits); err != nil {
 		return 0, err
 	}
@@ -91,7 +98,7 @@ func (m *Manager) connect(ctx context.Context, by Caller, c *config, req Connect
 	if err := m.makeWay(ctx, by, c, req); err != nil {
 		return 0, err
 	}
-	return m.open(ctx, c)
+	return m.open(ctx, by, c)
 }
 
 func (r Connect) waits() {
@@ -136,7 +143,7 @@ func mayOverride(ctx context.Context, by Caller, req Connect) error {
 }
 
 // open makes the session. m.connecting is held.
-func (m *Manager) open(ctx context.Context, c *config) (SessionID, error) {
+func (m *Manager) open(ctx context.Context, by Caller, c *config) (SessionID, error) {
 	m.mu.Lock()
 	if m.down {
 		m.mu.Unlock()
@@ -165,6 +172,7 @@ func (m *Manager) open(ctx context.Context, c *config) (SessionID, error) {
 		m.freeSlot(slot)
 		return 0, m.openFailed(c, err)
 	}
+	s.opener = by.Conn
 	return m.begin(ctx, s)
 }
 
@@ -211,7 +219,9 @@ func (m *Manager) openFailed(c *config, cause error) error {
 
 // Disconnect ends the config's session, and Connects that wait for one. It
 // returns when everything is undone; without a session it does nothing.
-func (m *Manager) Disconnect(by Caller, id ConfigID) error {
+// authorize asks whether the caller may end a session, unless it is the one
+// who connected it or its provider; nil: it may.
+func (m *Manager) Disconnect(ctx context.Context, by Caller, id ConfigID, authorize func(context.Context) error) error {
 	m.mu.Lock()
 	c, err := m.visible(by, id)
 	if err != nil {
@@ -219,11 +229,23 @@ func (m *Manager) Disconnect(by Caller, id ConfigID) error {
 		return err
 	}
 	c.cancelWaiting()
-	undone := closed()
-	if c.Session != 0 {
-		undone = m.active.endLocked(EventStop, ReasonUser)
+	if c.Session == 0 {
+		m.mu.Unlock()
+		return nil
 	}
+	s := m.active
 	m.mu.Unlock()
-	<-undone
+	return s.stop(ctx, by, authorize)
+}
+
+// stop ends the session for a caller who may have to be asked about: that
+// session, and not one that follows while the question is open.
+func (s *session) stop(ctx context.Context, by Caller, authorize func(context.Context) error) error {
+	if authorize != nil && by.Conn != s.opener && by.Conn != s.conn {
+		if err := authorize(ctx); err != nil {
+			return err
+		}
+	}
+	<-s.end(EventStop, ReasonUser)
 	return nil
 }

@@ -27,6 +27,7 @@ type Options struct {
 	Host     Host
 	Opener   Opener
 	Store    Store
+	Consents Consents
 	Observer Observer
 	Packets  PacketReceiver
 	Log      *slog.Logger
@@ -70,9 +71,10 @@ type Manager struct {
 
 	mu        sync.Mutex // protects everything below and in config, provider, session
 	configs   map[ConfigID]*config
-	forgotten map[ConfigID]Record // removed, but kept: see Record.Removed
-	problems  []Problem           // of the host
-	health    []Problem           // what was told last
+	forgotten map[ConfigID]Record      // removed, but kept: see Record.Removed
+	problems  []Problem                // of the host
+	health    []Problem                // what was told last
+	consents  map[providerKey]struct{} // apps that their users agreed to
 	providers map[providerKey]*provider
 	uplink    Uplink
 	agents    map[string]uint32             // connection to uid
@@ -104,11 +106,15 @@ func NewManager(opts Options) (*Manager, error) {
 		locking:    make(chan struct{}, 1),
 		configs:    make(map[ConfigID]*config),
 		forgotten:  make(map[ConfigID]Record),
+		consents:   make(map[providerKey]struct{}),
 		providers:  make(map[providerKey]*provider),
 		agents:     make(map[string]uint32),
 		arrivals:   make(map[providerKey]chan struct{}),
 	}
 	m.log = m.opts.Log
+	if err := m.loadConsents(); err != nil {
+		return nil, fmt.Errorf("cannot load the consents: %w", err)
+	}
 	records, err := m.opts.Store.Load()
 	if err != nil {
 		return nil, fmt.Errorf("cannot load the configs: %w", err)

@@ -50,6 +50,25 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
+// Disconnect, EndSession, ForgetProvider and AskForConfig are the manager's, of
+// callers who are not asked about, on what is their user's.
+
+func (b *bench) Disconnect(by driver.Caller, id driver.ConfigID) error {
+	return b.Manager.Disconnect(b.t.Context(), by, id, nil)
+}
+
+func (b *bench) EndSession(by driver.Caller, id driver.SessionID) error {
+	return b.Manager.EndSession(b.t.Context(), by, id, nil)
+}
+
+func (b *bench) ForgetProvider(by driver.Caller, app string) error {
+	return b.Manager.ForgetProvider(by, by.UID, app)
+}
+
+func (b *bench) AskForConfig(ctx context.Context, by driver.Caller, app, event string, waiting func()) error {
+	return b.Manager.AskForConfig(ctx, by, by.UID, app, event, waiting)
+}
+
 func (b *bench) create(by driver.Caller, name string) driver.ConfigID {
 	b.t.Helper()
 	id, err := b.CreateConfig(by, driver.NewConfig{App: app, Name: name, Owner: by.UID})

@@ -139,6 +139,16 @@ type Store interface {
 	Delete(owner uint32, id ConfigID) error
 }
 
+// Consents keeps, over restarts, the apps that each user agreed to.
+type Consents interface {
+	// LoadConsents gives all that can be read. What is damaged is set aside,
+	// not returned as an error.
+	LoadConsents() (map[uint32][]string, error)
+
+	// SaveConsents replaces those of one user. It is durable when it returns.
+	SaveConsents(uid uint32, apps []string) error
+}
+
 // Record is what is stored of a config.
 type Record struct {
 	App           string

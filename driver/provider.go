@@ -249,26 +249,17 @@ func (m *Manager) ListProviders(by Caller) []ProviderInfo {
 	return slices.SortedFunc(maps.Values(apps), func(a, b ProviderInfo) int { return cmp.Compare(a.App, b.App) })
 }
 
-// ForgetProvider ends the app's sessions and removes its configs but those of
-// the administrator.
-func (m *Manager) ForgetProvider(by Caller, app string) error {
-	m.mu.Lock()
-	app, err := m.ownApp(by, app)
+// ForgetProvider ends the app's sessions, removes its configs but those of
+// the administrator, and forgets that owner agreed to it.
+func (m *Manager) ForgetProvider(by Caller, owner uint32, app string) error {
+	ids, err := m.beginForgetting(by, owner, app)
 	if err != nil {
-		m.mu.Unlock()
 		return err
 	}
-	key := providerKey{by.UID, app}
-	ids := m.configsOf(key)
-	if m.providers[key] == nil && len(ids) == 0 {
-		m.mu.Unlock()
-		return notFound("app", app)
-	}
-	m.mu.Unlock()
 	for _, id := range ids {
 		err := m.DestroyConfig(by, id)
 		if KindOf(err) == KindNotAuthorized {
-			err = m.Disconnect(by, id)
+			err = m.Disconnect(context.Background(), by, id, nil)
 		}
 		if err != nil && KindOf(err) != KindNotFound {
 			return err
@@ -277,16 +268,51 @@ func (m *Manager) ForgetProvider(by Caller, app string) error {
 	return nil
 }
 
-// AskForConfig sends the provider of app, started if need be, a UI event
-// without a config. waiting is told when it takes its time.
-func (m *Manager) AskForConfig(ctx context.Context, by Caller, app, event string, waiting func()) error {
+// beginForgetting revokes the consent and gives the configs that are to go.
+func (m *Manager) beginForgetting(by Caller, owner uint32, app string) ([]ConfigID, error) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
+	key, err := m.appOf(by, owner, app)
+	if err != nil {
+		return nil, err
+	}
+	consented, err := m.revoke(key)
+	if err != nil {
+		return nil, err
+	}
+	ids := m.configsOf(key)
+	if m.providers[key] == nil && len(ids) == 0 && !consented {
+		return nil, notFound("app", key.app)
+	}
+	for _, id := range ids {
+		m.configs[id].cancelWaiting() // none of them is to bring the consent back
+	}
+	return ids, nil
+}
+
+// appOf says which app of owner is meant; the caller's only one need not be
+// named. It must be called with mu held.
+func (m *Manager) appOf(by Caller, owner uint32, app string) (providerKey, error) {
+	if !by.sees(owner) {
+		return providerKey{}, notFound("app", app)
+	}
+	if app == "" && owner != by.UID {
+		return providerKey{}, Errorf(KindInvalidParameter, "no app of uid %d is named", owner)
+	}
 	app, err := m.ownApp(by, app)
+	return providerKey{owner, app}, err
+}
+
+// AskForConfig sends the provider of an app of owner, started if need be, a UI
+// event without a config. waiting is told when it takes its time.
+func (m *Manager) AskForConfig(ctx context.Context, by Caller, owner uint32, app, event string, waiting func()) error {
+	m.mu.Lock()
+	key, err := m.appOf(by, owner, app)
 	m.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	return m.ask(ctx, providerKey{by.UID, app}, event, "", waiting)
+	return m.ask(ctx, key, event, "", waiting)
 }
 
 func (m *Manager) ask(ctx context.Context, key providerKey, event string, id ConfigID, waiting func()) error {

@@ -47,6 +47,7 @@ type session struct {
 	config   *config
 	provider providerKey
 	conn     string // the provider's connection, the same for ever
+	opener   string // the connection that connected it
 	signals  bool   // packets by signal while there is no channel
 	link     routing.Link
 	tunnel   Tunnel
@@ -302,17 +303,14 @@ func (m *Manager) Acknowledge(by Caller, id SessionID, message string) error {
 }
 
 // EndSession is Disconnect, on the session.
-func (m *Manager) EndSession(by Caller, id SessionID) error {
+func (m *Manager) EndSession(ctx context.Context, by Caller, id SessionID, authorize func(context.Context) error) error {
 	m.mu.Lock()
 	s, err := m.session(by, id)
+	m.mu.Unlock()
 	if err != nil {
-		m.mu.Unlock()
 		return err
 	}
-	undone := s.endLocked(EventStop, ReasonUser)
-	m.mu.Unlock()
-	<-undone
-	return nil
+	return s.stop(ctx, by, authorize)
 }
 
 // SendPacket puts one packet into the tunnel.

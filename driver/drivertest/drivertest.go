@@ -29,6 +29,7 @@ type World struct {
 	mu       sync.Mutex
 	log      []string
 	records  map[driver.ConfigID]driver.Record
+	consents map[uint32][]string
 	fail     map[string]bool
 	hold     map[string]chan struct{}
 	network  routing.Config
@@ -47,14 +48,14 @@ type World struct {
 // New makes a world in which nothing fails.
 func New() *World {
 	return &World{
-		records: make(map[driver.ConfigID]driver.Record), fail: make(map[string]bool), hold: make(map[string]chan struct{}),
+		records: make(map[driver.ConfigID]driver.Record), consents: make(map[uint32][]string), fail: make(map[string]bool), hold: make(map[string]chan struct{}),
 	}
 }
 
 // Options for a Manager in this world.
 func (w *World) Options() driver.Options {
 	return driver.Options{
-		Network: w, Host: w, Opener: w, Store: w, Observer: w, Packets: w, Keep: w.keep,
+		Network: w, Host: w, Opener: w, Store: w, Consents: w, Observer: w, Packets: w, Keep: w.keep,
 		NextSession: func() (driver.SessionID, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -65,7 +66,7 @@ func (w *World) Options() driver.Options {
 }
 
 // Fail makes what fail, or work again: "open", "adopt", "apply", "undo", "lock",
-// "unlock", "resume", "sweep", "permit", "save", "delete", "keep", "facts", "way".
+// "unlock", "resume", "sweep", "permit", "save", "delete", "consent", "keep", "facts", "way".
 func (w *World) Fail(what string, fails bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -340,6 +341,24 @@ func (w *World) Delete(_ uint32, id driver.ConfigID) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.records, id)
+	return nil
+}
+
+// LoadConsents is driver.Consents.
+func (w *World) LoadConsents() (map[uint32][]string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.consents), nil
+}
+
+// SaveConsents is driver.Consents.
+func (w *World) SaveConsents(uid uint32, apps []string) error {
+	if err := w.enter(context.Background(), "consent"); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.consents[uid] = slices.Clone(apps)
 	return nil
 }
 

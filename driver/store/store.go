@@ -1,7 +1,7 @@
 // Package store keeps configs in files: one JSON file each, in a folder for
 // each user, written so that a crash leaves the old or the new file. A file
 // that cannot be read is set aside for a person to look at, never deleted,
-// and harms no other.
+// and harms no other. The apps that each user agreed to are kept likewise.
 package store
 
 import (
@@ -140,13 +140,12 @@ func (s *Store) load(folder, name string) (r driver.Record, ok bool) {
 	if err == nil {
 		return r, true
 	}
-	aside := s.aside(path)
-	s.log.Error("a config is damaged and was set aside", "path", path, "as", aside, "error", err)
+	s.log.Error("a config is damaged and was set aside", "path", path, "as", aside(path, s.log), "error", err)
 	return r, false
 }
 
 // aside renames a damaged file, without overwriting an earlier one.
-func (s *Store) aside(path string) string {
+func aside(path string, log *slog.Logger) string {
 	for i := range 1000 {
 		to := path + damaged
 		if i > 0 {
@@ -154,7 +153,7 @@ func (s *Store) aside(path string) string {
 		}
 		if os.Link(path, to) == nil {
 			if err := os.Remove(path); err != nil {
-				s.log.Error("cannot set a damaged config aside", "path", path, "error", err)
+				log.Error("cannot set a damaged file aside", "path", path, "error", err)
 			}
 			return to
 		}
@@ -162,15 +161,20 @@ func (s *Store) aside(path string) string {
 	return path
 }
 
-func read(path string) (r driver.Record, err error) {
+// readFile reads one that is no link and not too long.
+func readFile(path string) ([]byte, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return r, fmt.Errorf("it is a %s of %d bytes", info.Mode().Type(), info.Size())
+		return nil, fmt.Errorf("it is a %s of %d bytes", info.Mode().Type(), info.Size())
 	}
-	text, err := os.ReadFile(path)
+	return os.ReadFile(path)
+}
+
+func read(path string) (r driver.Record, err error) {
+	text, err := readFile(path)
 	if err != nil {
 		return r, err
 	}

@@ -20,10 +20,12 @@ const (
 	polkitPolicy  = "/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf"
 )
 
-// polkitRules let Alice do what concerns her, and Bob all of that but connect.
+// polkitRules let Alice do what concerns her, with one app, and Bob all of that
+// but connect.
 const polkitRules = `polkit.addRule(function (action, subject) {
 	var own = action.id == "org.vpnprovider1.manage-own", connect = action.id == "org.vpnprovider1.connect";
-	if (subject.user == "alice" && (own || connect) || subject.user == "bob" && own) {
+	var trust = action.id == "org.vpnprovider1.trust-provider" && action.lookup("app") == "` + app + `";
+	if (subject.user == "alice" && (own || connect || trust) || subject.user == "bob" && own) {
 		return polkit.Result.YES;
 	}
 	if (subject.user == "bob" && connect) {
@@ -100,6 +102,10 @@ func TestPolkit(t *testing.T) {
 	v.mainJob()
 	bob.ui.refused(bob.ui.on(bob.config, "Connect", dict{}), wire.ErrNotAuthorized, "org.vpnprovider1.connect")
 	bob.requireState(wire.StateIdle)
+	var untrusted godbus.ObjectPath
+	v.provider.must(v.provider.manager("RegisterProvider", "com.example.Other", dict{}))
+	v.provider.must(v.provider.manager("CreateConfig", "com.example.Other", "x", dict{}), &untrusted)
+	v.ui.refused(v.ui.on(untrusted, "Connect", dict{}), wire.ErrNotAuthorized, "com.example.Other", "org.vpnprovider1.trust-provider")
 	session, _ := v.establish()
 	bob.ui.refused(bob.ui.on(session, "Disconnect", dict{}), wire.ErrNotFound)
 	owner := dict{"owner": godbus.MakeVariant(uint32(harness.Bob))}
@@ -123,26 +129,34 @@ func TestPolkit(t *testing.T) {
 }
 
 // testHangingPolkit is about a polkitd that does not answer: who asks is told,
-// others are not held up, and a session still ends with its provider.
+// others are not held up, and a session still ends with its provider, or where
+// the one who connected it wants that.
 func (v *vpn) testHangingPolkit(polkit *harness.Process, session godbus.ObjectPath) {
 	t := v.t
 	t.Helper()
 	polkit.Signal(unix.SIGSTOP)
 	defer polkit.Signal(unix.SIGCONT)
+	another := v.dial(t, harness.Alice)
+	another.must(another.manager("ListConfigs"))
 	begun := time.Now()
-	done := v.ui.begin(v.config, "Disconnect", dict{})
+	done, interactive := another.begin(v.config, "Disconnect", dict{}), another.beginInteractively(v.config, "Disconnect", dict{})
 	for range 20 {
+		another.must(another.manager("ListConfigs"))
 		v.provider.must(v.provider.on(session, "Acknowledge", "resume", dict{}))
 		v.configure(session, fullTunnel())
 	}
 	held := time.Since(begun)
-	interactive := v.provider.beginInteractively(v.config, "Disconnect", dict{})
-	v.ui.refused(<-done, wire.ErrTimeout, "polkit")
+	another.refused(<-done, wire.ErrTimeout, "polkit")
 	if waited := time.Since(begun); waited < held || held > 4*time.Second {
 		t.Errorf("other calls took %v while polkit was asked, the call itself %v", held, waited)
 	}
-	v.provider.refused(<-interactive, wire.ErrTimeout, "polkit")
+	another.refused(<-interactive, wire.ErrTimeout, "polkit")
 	v.requireState(wire.StateConnected)
+	v.disconnect()
+	another.refused(another.on(v.config, "Connect", dict{}), wire.ErrTimeout, "polkit")
+	polkit.Signal(unix.SIGCONT)
+	v.establish()
+	polkit.Signal(unix.SIGSTOP)
 	v.provider.Close()
 	v.requireClean(t)
 	v.provider = v.dial(t, harness.Alice)
