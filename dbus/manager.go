@@ -29,10 +29,6 @@ func managerMethods() map[string]handler {
 	}
 }
 
-func notSupported(r *request) ([]any, error) {
-	return nil, driver.Errorf(driver.KindNotSupported, "%s is not supported by this version", r.member)
-}
-
 func registerProvider(r *request) ([]any, error) {
 	o := r.options(1)
 	var p driver.ProviderOptions

@@ -79,7 +79,7 @@ func healthProperty(problems []driver.Problem) godbus.Variant {
 // every version has.
 func features() []string {
 	return []string{
-		"packet", "offload", "attach", "protect-socket", "lockdown", "consent", "uplink", "sleep", "activation", "platform-configs", "ui-events", "explain", "capture",
+		"packet", "offload", "attach", "protect-socket", "packet-token", "lockdown", "consent", "uplink", "sleep", "activation", "platform-configs", "ui-events", "explain", "capture",
 	}
 }
 

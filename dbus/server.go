@@ -47,8 +47,15 @@ type Options struct {
 	// Rate limits the costly calls of a sender.
 	Rate Rate
 
+	// PacketSockets are told to clients that get a token.
+	PacketSockets PacketSockets
+
 	Log *slog.Logger
 }
+
+// PacketSockets are the paths of the sockets to which clients bring channels
+// with a token.
+type PacketSockets struct{ SeqPacket, Stream string }
 
 // Server is the service on one bus. It is the driver.Observer and
 // driver.PacketReceiver of the manager that it serves.

@@ -19,7 +19,7 @@ func sessionMethods() map[string]handler {
 		"SendPacket":                   sendPacket,
 		"OpenPacketChannel":            openPacketChannel,
 		"AttachPacketChannel":          attachPacketChannel,
-		"CreatePacketToken":            notSupported,
+		"CreatePacketToken":            createPacketToken,
 		"ProtectSocket":                protectSocket,
 		"OpenCapture":                  openCapture,
 		"Disconnect":                   endSession,
@@ -143,6 +143,20 @@ func attachPacketChannel(r *request) ([]any, error) {
 		return nil, err
 	}
 	return []any{channelInfo(format, mtu)}, nil
+}
+
+func createPacketToken(r *request) ([]any, error) {
+	if err := r.noOptions(0); err != nil {
+		return nil, err
+	}
+	token, err := r.manager.CreateToken(r.caller, r.session)
+	if err != nil {
+		return nil, err
+	}
+	return []any{token, dict{
+		"seqpacket": godbus.MakeVariant(r.opts.PacketSockets.SeqPacket),
+		"stream":    godbus.MakeVariant(r.opts.PacketSockets.Stream),
+	}}, nil
 }
 
 func protectSocket(r *request) ([]any, error) {

@@ -38,10 +38,9 @@ type host struct {
 // openHost makes the folders and makes sure that no other daemon is at work on
 // them. It changes nothing else.
 func openHost(ctx context.Context, opts options, log *slog.Logger) (*host, error) {
-	for _, folder := range []string{opts.stateDir, opts.runtimeDir} {
-		if err := os.MkdirAll(folder, 0o700); err != nil {
-			return nil, fmt.Errorf("cannot make a folder: %w", err)
-		}
+	// Everybody finds the packet sockets in the runtime folder.
+	if err := errors.Join(makeFolder(opts.stateDir, 0o700), makeFolder(opts.runtimeDir, 0o755)); err != nil {
+		return nil, fmt.Errorf("cannot make a folder: %w", err)
 	}
 	lock, err := lockFile(filepath.Join(opts.runtimeDir, "lock"))
 	if err != nil {
@@ -71,6 +70,18 @@ func openHost(ctx context.Context, opts options, log *slog.Logger) (*host, error
 	}
 	h.network = routing.New(kernel, firewall, h.dns, log)
 	return h, nil
+}
+
+// makeFolder makes a folder with the mode, whatever the umask. One that is there
+// stays as it is.
+func makeFolder(path string, mode os.FileMode) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(path, mode); err != nil {
+		return err
+	}
+	return os.Chmod(path, mode)
 }
 
 func (h *host) close() error {

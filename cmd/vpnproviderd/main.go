@@ -76,6 +76,7 @@ func cleanup(ctx context.Context, opts options, log *slog.Logger) error {
 func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	given := takePassed()
 	defer given.close()
+	sockets := passedSockets(given, opts.runtimeDir, log)
 	kept, err := openState(given, log)
 	if err != nil {
 		return err
@@ -86,7 +87,8 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 		return err
 	}
 	server, err := dbus.Dial(ctx, dbus.Options{
-		Address: opts.bus, Version: version, Polkit: opts.authorization == "polkit", Rate: opts.rate, Log: log,
+		Address: opts.bus, Version: version, Polkit: opts.authorization == "polkit", Rate: opts.rate,
+		PacketSockets: sockets.places(), Log: log,
 	})
 	if err != nil {
 		return err
@@ -97,6 +99,10 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
+	defer func() { err = errors.Join(err, sockets.close()) }()
+	if err := sockets.listen(); err != nil {
+		return err
+	}
 	manager, err := newManager(h, server, kept, limit, opts, log)
 	if err != nil {
 		return err
@@ -119,6 +125,7 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	watching.Go(func() { keeper.watch(ctx, "DNS service", h.dns.Watch) })
 	watching.Go(func() { followSleep(ctx, opts.bus, manager, log) })
 	watching.Go(func() { files.follow(ctx) })
+	watching.Go(func() { sockets.serve(ctx, manager, log) })
 	go watchdog(ctx, manager, log)
 	go exitWhenIdle(ctx, opts.idleExit, stop, func() bool { return server.Idle() && manager.Idle() })
 	notify(log, daemon.SdNotifyReady)

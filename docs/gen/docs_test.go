@@ -127,7 +127,7 @@ func TestNamedTests(t *testing.T) {
 // The files that a page shows are those that are tested.
 func TestShownExamples(t *testing.T) {
 	page := read(t, "docs/providers.md")
-	for _, name := range []string{"docs/examples/mirror/main.go", "docs/examples/echo.py"} {
+	for _, name := range []string{"docs/examples/mirror/main.go", "docs/examples/echo.py", "docs/examples/stream.py"} {
 		if !strings.Contains(page, "\n"+read(t, name)+"```\n") {
 			t.Errorf("docs/providers.md does not show %s as it is", name)
 		}

@@ -51,7 +51,8 @@ func (h *exampleHost) start(t *testing.T, config string, argv ...string) *harnes
 // their tunnel is answered, again after a reconnect, and nothing stays of them.
 func TestExamples(t *testing.T) {
 	t.Run("Mirror", func(t *testing.T) { checkExample(t, "Mirror", goExample(t, "./docs/examples/mirror")) })
-	t.Run("EchoPy", func(t *testing.T) { checkExample(t, "EchoPy", pythonExample(t)...) })
+	t.Run("EchoPy", func(t *testing.T) { checkExample(t, "EchoPy", pythonExample(t, "echo.py")...) })
+	t.Run("StreamPy", func(t *testing.T) { checkExample(t, "StreamPy", pythonExample(t, "stream.py")...) })
 }
 
 func checkExample(t *testing.T, config string, argv ...string) {
@@ -93,7 +94,7 @@ func goExample(t *testing.T, pkg string) string {
 
 // pythonExample copies it to where Alice can read it. The interpreter is the
 // distribution's, which has its packages.
-func pythonExample(t *testing.T) []string {
+func pythonExample(t *testing.T, name string) []string {
 	t.Helper()
 	const python = "/usr/bin/python3"
 	harness.Require(t, python)
@@ -101,11 +102,11 @@ func pythonExample(t *testing.T) []string {
 		harness.Require(t, "python3-jeepney") // which is no program: says what is missing
 		t.Fatalf("%v\n%s", err, out)
 	}
-	text, err := os.ReadFile(filepath.Join(harness.ModuleRoot(t), "docs", "examples", "echo.py"))
+	text, err := os.ReadFile(filepath.Join(harness.ModuleRoot(t), "docs", "examples", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := filepath.Join(harness.TempDir(t), "echo.py")
+	script := filepath.Join(harness.TempDir(t), name)
 	if err := os.WriteFile(script, text, 0o755); err != nil {
 		t.Fatal(err)
 	}
