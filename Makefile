@@ -84,14 +84,18 @@ install: build ## below DESTDIR and PREFIX (/usr)
 		sed 's#/usr/\(s\?bin\)/vpn#$(PREFIX)/\1/vpn#g' $$unit >$(root)/lib/$$dir/$${unit##*/} || exit; \
 	done
 	install -Dm644 systemd/vpnprovider.sysusers.conf $(root)/lib/sysusers.d/vpnprovider.conf
+	install -Dm644 systemd/vpn-nm-bridge.sysusers.conf $(root)/lib/sysusers.d/vpn-nm-bridge.conf
 	install -Dm644 systemd/vpnprovider.tmpfiles.conf $(root)/lib/tmpfiles.d/vpnprovider.conf
-	install -Dm644 -t $(root)/share/dbus-1/system.d dbus-policy/org.vpnprovider1.conf
+	install -Dm644 -t $(root)/share/dbus-1/system.d dbus-policy/org.vpnprovider1.conf dbus-policy/vpn-nm-bridge.conf
 	install -Dm644 -t $(root)/share/dbus-1/system-services dbus-policy/org.vpnprovider1.service
 	install -Dm644 -t $(root)/share/dbus-1/interfaces dbus/wire/org.vpnprovider1.*.xml
 	install -Dm644 -t $(root)/share/polkit-1/actions dbus-policy/org.vpnprovider1.policy
 	install -Dm644 -t $(root)/share/polkit-1/rules.d dbus-policy/49-vpnproviderd.rules
 	install -Dm644 -t $(root)/share/applications cmd/vpn-tray/vpn-tray.desktop
 	install -Dm644 -t $(DESTDIR)/etc/xdg/autostart cmd/vpn-tray/vpn-tray.desktop
+	install -Dm644 cmd/vpn-nm-bridge/vpn-nm-bridge.NetworkManager.conf $(root)/lib/NetworkManager/conf.d/vpn-nm-bridge.conf
+	install -d $(root)/lib/NetworkManager/VPN
+	umask 022; sed 's#/usr/bin/vpn#$(PREFIX)/bin/vpn#' cmd/vpn-nm-bridge/vpn-nm-bridge.name >$(root)/lib/NetworkManager/VPN/vpn-nm-bridge.name
 	for page in docs/man/*.[1-8]; do \
 		test ! -e $$page || install -Dm644 -t $(root)/share/man/man$${page##*.} $$page || exit; \
 	done

@@ -33,7 +33,7 @@ func TestManualsAreSound(t *testing.T) {
 // Each program has the options that its manual page has, and each command is
 // in its program's own.
 func TestManualsMatchHelp(t *testing.T) {
-	for program, page := range map[string]string{"vpnproviderd": "vpnproviderd.8", "vpn-openconnect": "vpn-openconnect.1", "vpn-tray": "vpn-tray.1"} {
+	for program, page := range map[string]string{"vpnproviderd": "vpnproviderd.8", "vpn-openconnect": "vpn-openconnect.1", "vpn-tray": "vpn-tray.1", "vpn-nm-bridge": "vpn-nm-bridge.8"} {
 		help := build(t, program)
 		text := read(t, "docs/man/"+page)
 		compare(t, page, append(options(help("--help")), "help"), items(text))

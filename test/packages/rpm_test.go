@@ -14,7 +14,8 @@ func rpm(old, update built) func(*testing.T) {
 		t.Parallel()
 		m := newMachine(t)
 		// What other packages bring on a Fedora.
-		m.sh("rpm --initdb; mkdir -p /usr/share/dbus-1/interfaces /usr/share/zsh/site-functions /usr/share/fish/vendor_completions.d /usr/share/applications /etc/xdg/autostart")
+		m.sh("rpm --initdb; mkdir -p /usr/share/dbus-1/interfaces /usr/share/zsh/site-functions /usr/share/fish/vendor_completions.d /usr/share/applications /etc/xdg/autostart " +
+			"/usr/lib/NetworkManager/VPN /usr/lib/NetworkManager/conf.d /usr/lib/systemd/user/default.target.wants")
 		files, network := m.files(), m.network()
 
 		const program = "rpm --force-debian --nodeps "
