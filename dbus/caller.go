@@ -37,6 +37,7 @@ func (s *Server) identify(p *peer) error {
 	}
 	s.calls.mu.Lock()
 	p.uid, p.known = uid, true
+	s.calls.tellChanged()
 	s.calls.mu.Unlock()
 	return nil
 }

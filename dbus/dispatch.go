@@ -65,6 +65,7 @@ type peer struct {
 	mute      bool // Unsubscribe was called
 	listening bool // Subscribe was called: the service is needed
 	watched   bool // as the process of a provider
+	resumed   bool // watched by an earlier process
 	ended     bool // that process has
 }
 
@@ -74,6 +75,8 @@ type dispatcher struct {
 	serve  func(*peer, *call) // sees to it that finish is called
 	refuse func(*call, error)
 	rate   Rate
+
+	changed func() // what is known of a peer; called with mu held; nil: nobody asks
 
 	mu    sync.Mutex
 	peers map[string]*peer
@@ -203,6 +206,14 @@ func (d *dispatcher) gone(name string) {
 	if p := d.peers[name]; p != nil {
 		p.cancel()
 		delete(d.peers, name)
+		d.tellChanged()
+	}
+}
+
+// tellChanged must be called with mu held.
+func (d *dispatcher) tellChanged() {
+	if d.changed != nil {
+		d.changed()
 	}
 }
 

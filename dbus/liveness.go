@@ -34,7 +34,9 @@ var errProcessEnded = driver.Errorf(driver.KindWrongState,
 func (s *Server) watchProcess(p *peer) error {
 	s.calls.mu.Lock()
 	watched, ended := p.watched, p.ended
-	p.watched = true
+	if p.watched = true; !watched {
+		s.calls.tellChanged()
+	}
 	s.calls.mu.Unlock()
 	switch {
 	case ended:
@@ -139,6 +141,7 @@ func awaitEnd(process *os.File) error {
 func (s *Server) processEnded(p *peer) {
 	s.calls.mu.Lock()
 	p.ended = true
+	s.calls.tellChanged()
 	s.calls.mu.Unlock()
 	s.manager.ConnectionGone(p.name)
 }

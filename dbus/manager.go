@@ -300,5 +300,6 @@ func (r *request) setMute(mute bool) error {
 	r.calls.mu.Lock()
 	defer r.calls.mu.Unlock()
 	r.peer.mute, r.peer.listening = mute, !mute
+	r.calls.tellChanged()
 	return nil
 }

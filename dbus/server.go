@@ -47,6 +47,11 @@ type Options struct {
 	// Rate limits the costly calls of a sender.
 	Rate Rate
 
+	// Kept is the text that an earlier process gave to Keep last, nil is none.
+	// Keep keeps it, in place of the one before; nil: nothing is kept.
+	Kept []byte
+	Keep func(text []byte) error
+
 	// PacketSockets are told to clients that get a token.
 	PacketSockets PacketSockets
 
@@ -73,6 +78,9 @@ type Server struct {
 	ready   chan struct{}   // closed when manager is set
 	closing chan struct{}   // closed by Close
 	prompts prompts
+
+	bus     string          // which one it is
+	present map[string]bool // who was on it when we came; nil: another bus than before
 
 	sameProcesses bool // the bus numbers processes as we do
 }
@@ -106,6 +114,9 @@ func Dial(ctx context.Context, opts Options) (*Server, error) {
 	if err := s.watchNames(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	if err := s.resume(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	if err := s.takeName(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -137,6 +148,7 @@ func (s *Server) connect(socket *net.UnixConn) (err error) {
 func (s *Server) Serve(ctx context.Context, manager *driver.Manager) error {
 	s.manager = manager
 	close(s.ready)
+	s.watchResumed()
 	for {
 		select {
 		case <-ctx.Done():

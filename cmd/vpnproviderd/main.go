@@ -28,12 +28,18 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2
+
+	// exitRestart: nothing was undone, another process goes on. The unit knows
+	// the number.
+	exitRestart = 75
 )
 
 func main() {
 	signal.Ignore(syscall.SIGHUP) // until there is something to be read again
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	ctx, done := withRestart(ctx)
+	defer done()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -57,6 +63,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err := work(ctx, opts, log); err != nil {
 		log.Error("vpnproviderd failed", "error", err)
 		return exitFailed
+	}
+	if errors.Is(context.Cause(ctx), errRestart) {
+		return exitRestart
 	}
 	return exitOK
 }
@@ -88,6 +97,7 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	}
 	server, err := dbus.Dial(ctx, dbus.Options{
 		Address: opts.bus, Version: version, Polkit: opts.authorization == "polkit", Rate: opts.rate,
+		Kept: kept.lastPeers, Keep: kept.peers.Write,
 		PacketSockets: sockets.places(), Log: log,
 	})
 	if err != nil {
@@ -107,11 +117,11 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := kept.resume(ctx, manager, func(string) bool { return false }); err != nil {
+	if err := kept.resume(ctx, manager, server.Alive); err != nil {
 		return err
 	}
-	// Undone before the bus is left: providers are told.
-	defer manager.Shutdown()
+	// Before the bus is left: providers are told of what is undone.
+	defer leave(ctx, manager)
 	files := newFiles(opts.configDir, manager, log)
 	files.read(ctx)
 	var watching sync.WaitGroup

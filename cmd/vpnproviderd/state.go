@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/vpnprovider/vpnproviderd/cmd/vpnproviderd/internal/fdstore"
@@ -13,11 +17,13 @@ import (
 )
 
 // state is what goes on in the next process: descriptors, and what the manager
-// keeps.
+// and the bus keep.
 type state struct {
-	store   *fdstore.Store
-	manager *fdstore.Page
-	last    []byte // of manager, by the earlier process
+	store          *fdstore.Store
+	manager, peers *fdstore.Page
+
+	// What an earlier process has left.
+	lastManager, lastPeers []byte
 }
 
 // openState takes over what an earlier process has left among what systemd
@@ -25,11 +31,16 @@ type state struct {
 func openState(given passed, log *slog.Logger) (*state, error) {
 	s := &state{store: fdstore.Open(given, log)}
 	var err error
-	s.manager, s.last, err = s.store.Page("manager")
-	return s, err
+	if s.manager, s.lastManager, err = s.store.Page("manager"); err != nil {
+		return nil, err
+	}
+	if s.peers, s.lastPeers, err = s.store.Page("peers"); err != nil {
+		return nil, errors.Join(err, s.manager.Close())
+	}
+	return s, nil
 }
 
-func (s *state) close() error { return s.manager.Close() }
+func (s *state) close() error { return errors.Join(s.manager.Close(), s.peers.Close()) }
 
 // newManager makes the manager of the host.
 func newManager(h *host, server *dbus.Server, kept *state, limit limits, opts options, log *slog.Logger) (*driver.Manager, error) {
@@ -37,12 +48,8 @@ func newManager(h *host, server *dbus.Server, kept *state, limit limits, opts op
 	if err != nil {
 		return nil, err
 	}
-	consents, err := store.OpenConsents(filepath.Join(opts.stateDir, "consents"), log)
-	if err != nil {
-		return nil, err
-	}
 	return driver.NewManager(driver.Options{
-		Network: h.network, Host: h, Opener: opener{kept.store, h.kernel, log}, Store: configs, Consents: consents, Observer: server, Packets: server, Log: log,
+		Network: h.network, Host: h, Opener: opener{kept.store, h.kernel, log}, Store: configs, Observer: server, Packets: server, Log: log,
 		NextSession: counter(filepath.Join(opts.runtimeDir, "session")).next, Keep: kept.manager.Write,
 		ConnectTimeout: opts.connectTimeout, ConfigsPerUser: limit.ConfigsPerUser, Configs: limit.Configs,
 	})
@@ -51,9 +58,42 @@ func newManager(h *host, server *dbus.Server, kept *state, limit limits, opts op
 // resume has the manager go on where an earlier process was, and removes what is
 // left besides.
 func (s *state) resume(ctx context.Context, manager *driver.Manager, alive func(conn string) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	// Whoever stops us now finds the session, or nothing.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	err := manager.Resume(ctx, s.last, alive)
+	err := manager.Resume(ctx, s.lastManager, alive)
 	s.store.Discard()
 	return err
+}
+
+// errRestart ends the process with everything in place, for the next one.
+var errRestart = errors.New("restarting")
+
+// withRestart ends ctx with errRestart when the process is told that another
+// takes its place.
+func withRestart(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGUSR2)
+	go func() {
+		select {
+		case <-told:
+			cancel(errRestart)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(told)
+		cancel(nil)
+	}
+}
+
+// leave ends what the manager does, or leaves it to the next process where ctx
+// was ended for that.
+func leave(ctx context.Context, manager *driver.Manager) {
+	if errors.Is(context.Cause(ctx), errRestart) {
+		manager.Leave()
+		return
+	}
+	manager.Shutdown()
 }
