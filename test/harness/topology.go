@@ -103,7 +103,8 @@ func (n *Namespace) AwaitAnswer(t testing.TB, address string) {
 
 // SecondUplink gives the host another interface, h1, to the router's r2. The
 // default routes stay as they are; replace them to change the uplink:
-// "route replace default via " + SecondRouterIPv4.
+// "route replace default via " + SecondRouterIPv4 + " dev h1". (Without dev, and with
+// a full tunnel, the kernel would look for the gateway in the tunnel.)
 func (top *Topology) SecondUplink(t testing.TB) {
 	t.Helper()
 	Veth(t, top.Host, "h1", top.Router, "r2")

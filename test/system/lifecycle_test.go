@@ -18,11 +18,20 @@ import (
 func (v *vpn) reach(state string) godbus.ObjectPath {
 	v.t.Helper()
 	session := v.connect()
-	if state != wire.StateConnecting {
+	switch state {
+	case wire.StateConfigured, wire.StateConnected:
 		v.configure(session, fullTunnel())
+	case wire.StateReconnecting:
+		v.configure(session, mobile())
 	}
-	if state == wire.StateConnected {
+	if state == wire.StateConnected || state == wire.StateReconnecting {
 		v.notify(session, wire.NotifyConnected)
+	}
+	if state == wire.StateReconnecting { // and the uplink is what it was
+		for _, command := range []string{noIPv4, firstIPv4} {
+			v.Host.IP(v.t, command)
+			v.provider.traceTo("linkChanged: ", session)
+		}
 	}
 	v.requireState(state)
 	return session
@@ -97,7 +106,7 @@ func endings() []ending {
 func TestEndings(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	for _, state := range []string{wire.StateConnecting, wire.StateConfigured, wire.StateConnected} {
+	for _, state := range []string{wire.StateConnecting, wire.StateConfigured, wire.StateConnected, wire.StateReconnecting} {
 		for i, e := range endings() {
 			t.Run(state+", "+e.name, func(t *testing.T) {
 				// The provider of the last one may still be on its way out.
@@ -423,6 +432,7 @@ func TestChannelEnds(t *testing.T) {
 		begin("closed", wire.StateConnecting, dict{}, closed),
 		begin("shut down", wire.StateConfigured, dict{}, shut),
 		begin("an empty message", wire.StateConnected, dict{}, empty),
+		begin("closed, while it reconnects", wire.StateReconnecting, dict{}, closed),
 	}
 	live := []waiting{
 		begin("another channel in time", wire.StateConnected, dict{}, func(v *vpn, channel *os.File, session godbus.ObjectPath) {
