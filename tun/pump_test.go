@@ -2,7 +2,9 @@ package tun_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
+	"runtime"
 	"testing"
 
 	"github.com/vpnprovider/vpnproviderd/tun"
@@ -132,5 +134,48 @@ func BenchmarkPump(b *testing.B) {
 		defer one.Close()
 		defer other.Close()
 		run(b, one, other, tuntest.Echo(own4, peer4, 1, 1, payload))
+	})
+}
+
+// openFiles counts the descriptors of this process.
+func openFiles(tb testing.TB) int {
+	tb.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return len(list)
+}
+
+// A thousand tunnels that begin and end, in use, with a capture and in the
+// middle of a channel's change, leave no descriptor and no goroutine.
+func TestManyTunnelsLeakNothing(t *testing.T) {
+	use := func(t *testing.T) {
+		t.Helper()
+		b := newOffloadBench(t, vnet.OffloadAll).configure(t)
+		stream, err := b.Capture("vpn0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, format := range formats() {
+			client := b.connectBy(t, format)
+			put(t, b.host, pairs(true)[0].super(20, 1000))
+			get(t, client)
+		}
+		if err := errors.Join(b.Close(), b.host.Close(), stream.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Run("before", use) // what the runtime opens once
+	files, goroutines := openFiles(t), runtime.NumGoroutine()
+	for range 10 {
+		t.Run("", func(t *testing.T) { // its channels' ends close with it
+			for range 100 {
+				use(t)
+			}
+		})
+	}
+	eventually(t, "all descriptors and goroutines are gone", func() bool {
+		return openFiles(t) <= files && runtime.NumGoroutine() <= goroutines
 	})
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/vpnprovider/vpnproviderd/tun"
 	"github.com/vpnprovider/vpnproviderd/tun/tuntest"
+	"github.com/vpnprovider/vpnproviderd/tun/vnet"
 )
 
 func TestPacketsPassBothWays(t *testing.T) {
@@ -299,7 +300,14 @@ func TestDescriptorsInMessagesAreClosed(t *testing.T) {
 }
 
 func TestTunnelIsSafeForConcurrentUse(t *testing.T) {
-	b := newBench(t).configure(t)
+	for name, offload := range map[string]vnet.Offload{"packets": vnet.NoOffload, "super-packets": vnet.OffloadAll} {
+		t.Run(name, func(t *testing.T) { useConcurrently(t, newOffloadBench(t, offload).configure(t), offload) })
+	}
+}
+
+// useConcurrently does all that can be done with a tunnel at once.
+func useConcurrently(t *testing.T, b *bench, offload vnet.Offload) {
+	t.Helper()
 	stop := make(chan struct{})
 	var busy sync.WaitGroup
 	work := func(f func()) {
@@ -315,14 +323,14 @@ func TestTunnelIsSafeForConcurrentUse(t *testing.T) {
 		})
 	}
 	clients := make(chan *os.File, 1000)
-	for range 2 {
+	for _, format := range formats() {
 		work(func() {
-			ours, theirs, err := tun.NewChannel(tun.FormatPacket)
+			ours, theirs, err := tun.NewChannel(format)
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			if err := b.Attach(ours, tun.FormatPacket); err != nil && !errors.Is(err, tun.ErrClosed) {
+			if err := b.Attach(ours, format); err != nil && !errors.Is(err, tun.ErrClosed) {
 				t.Error(err)
 			}
 			select {
@@ -332,23 +340,40 @@ func TestTunnelIsSafeForConcurrentUse(t *testing.T) {
 			}
 		})
 	}
-	work(func() { // the client sends, and goes
+	in, out := pairs(false)[0], pairs(true)[0]
+	work(func() { // the client sends in either format, and goes
 		select {
 		case c := <-clients:
-			c.Write(tuntest.Echo(peer4, own4, 1, 1, nil))
+			for _, packet := range in.packets(3) {
+				c.Write(packet)
+			}
+			c.Write(in.super(20, 1000))
 			c.Close()
 		default:
 		}
 	})
-	work(func() { b.host.Write(tuntest.Echo(own4, peer4, 1, 1, nil)) })
+	work(func() {
+		if offload == vnet.NoOffload {
+			b.host.Write(tuntest.Echo(own4, peer4, 1, 1, nil))
+			return
+		}
+		b.host.Write(message(vnet.Header{}, tuntest.Echo(own4, peer4, 1, 1, nil)))
+		b.host.Write(out.super(20, 1000))
+	})
 	work(func() {
 		b.host.SetReadDeadline(time.Now().Add(time.Millisecond))
-		b.host.Read(make([]byte, 2000))
+		b.host.Read(make([]byte, vnet.MaxMessage))
 	})
 	work(func() { b.SetPolicy(policy()) })
 	work(func() { b.Send(tuntest.Echo(peer4, own4, 1, 1, nil)) })
 	work(func() { b.SetSink(func([]byte) error { return nil }); b.SetSink(nil) })
 	work(func() { b.Statistics() })
+	work(func() {
+		if stream, err := b.Capture("vpn0"); err == nil {
+			stream.Read(make([]byte, 100))
+			stream.Close()
+		}
+	})
 	work(func() {
 		for len(b.ended) > 0 {
 			<-b.ended

@@ -28,10 +28,13 @@ func (d delays) at(part float64) time.Duration {
 	return d[int(part*float64(len(d)-1))]
 }
 
-// pings has as many answers as are asked for, and their round trips.
-func (m *machine) pings(t testing.TB, count int, to string) (all delays) {
+// samples is how many of what is timed there are.
+const samples = 100
+
+// pings are round trips.
+func (m *machine) pings(t testing.TB, to string) (all delays) {
 	t.Helper()
-	out := m.Host.Run(t, "ping", "-n", "-i0.02", "-W10", "-c"+strconv.Itoa(count), to)
+	out := m.Host.Run(t, "ping", "-n", "-i0.02", "-W10", "-c"+strconv.Itoa(samples), to)
 	for _, found := range regexp.MustCompile(`time=([0-9.]+) ms`).FindAllStringSubmatch(out, -1) {
 		ms, err := strconv.ParseFloat(found[1], 64)
 		if err != nil {
@@ -39,16 +42,16 @@ func (m *machine) pings(t testing.TB, count int, to string) (all delays) {
 		}
 		all = append(all, time.Duration(ms*float64(time.Millisecond)))
 	}
-	if len(all) < count*9/10 {
-		t.Fatalf("of %d pings to %s %d were answered", count, to, len(all))
+	if len(all) < samples*9/10 {
+		t.Fatalf("of %d pings to %s %d were answered", samples, to, len(all))
 	}
 	return all
 }
 
 // asked are the times of calls to the daemon.
-func (v *vpn) asked(count int) (all delays) {
+func (v *vpn) asked() (all delays) {
 	v.t.Helper()
-	for range count {
+	for range samples {
 		begin := time.Now()
 		v.ui.must(v.ui.manager("ListConfigs"))
 		v.ui.property(v.config, "State")
@@ -96,10 +99,10 @@ func TestLatencyUnderLoad(t *testing.T) {
 	for _, format := range []string{wire.FormatPacket, wire.FormatOffload} {
 		t.Run(format, func(t *testing.T) {
 			l := newLine(t, format)
-			idle := l.pings(t, 100, includedIPv4)
+			idle := l.pings(t, includedIPv4)
 			sent, begin := l.flood(t, includedIPv4), time.Now()
-			loaded, outside := l.pings(t, 100, includedIPv4), l.pings(t, 100, harness.ServerIPv4)
-			calls := l.asked(100)
+			loaded, outside := l.pings(t, includedIPv4), l.pings(t, harness.ServerIPv4)
+			calls := l.asked()
 			t.Logf("%s: %.2f Gbit/s; round trip idle p50 %v p99 %v, loaded p50 %v p99 %v; outside the tunnel p50 %v p99 %v; call p50 %v p99 %v",
 				format, float64(sent())*8/float64(time.Since(begin).Nanoseconds()), idle.at(0.5), idle.at(0.99),
 				loaded.at(0.5), loaded.at(0.99), outside.at(0.5), outside.at(0.99), calls.at(0.5), calls.at(0.99))
@@ -191,7 +194,7 @@ func TestSlowClient(t *testing.T) {
 			taken := slowly(t, channel)
 			stop := v.blast(t)
 			memory := v.status(t, "VmRSS")
-			outside, calls := v.pings(t, 100, harness.ServerIPv4), v.asked(100)
+			outside, calls := v.pings(t, harness.ServerIPv4), v.asked()
 			if got, err := v.Host.Fetch(t, "http://"+harness.ServerIPv4+"/"); got != harness.HostIPv4 {
 				t.Errorf("beside the tunnel a page came from %q (%v)", got, err)
 			}
