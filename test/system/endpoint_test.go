@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -16,10 +17,10 @@ import (
 // endpoint is the client's end of a tunnel: it answers every echo request that
 // comes out of the channel, of ICMP and of UDP, and counts what a sender sent.
 type endpoint struct {
-	file *os.File
-	sent [2]atomic.Int64 // packets of a sender, IPv4 and IPv6
-	done chan struct{}   // closed at the end of the channel
-	err  error           // how it ended; nil is the end of file
+	file io.ReadWriteCloser // a packet at a time
+	sent [2]atomic.Int64    // packets of a sender, IPv4 and IPv6
+	done chan struct{}      // closed at the end of the channel
+	err  error              // how it ended; nil is the end of file
 }
 
 // open opens the session's channel and serves it until the test ends.
@@ -38,7 +39,7 @@ func (v *vpn) openChannel(session godbus.ObjectPath) *os.File {
 	return file
 }
 
-func serve(t testing.TB, file *os.File) *endpoint {
+func serve(t testing.TB, file io.ReadWriteCloser) *endpoint {
 	t.Helper()
 	e := &endpoint{file: file, done: make(chan struct{})}
 	go func() {
@@ -56,7 +57,7 @@ func (e *endpoint) serve() error {
 	packet := make([]byte, 1<<16)
 	for {
 		n, err := e.file.Read(packet)
-		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) {
+		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed) {
 			return nil
 		}
 		if err != nil {
