@@ -48,8 +48,12 @@ func newManager(h *host, server *dbus.Server, kept *state, limit limits, opts op
 	if err != nil {
 		return nil, err
 	}
+	consents, err := store.OpenConsents(filepath.Join(opts.stateDir, "consents"), log)
+	if err != nil {
+		return nil, err
+	}
 	return driver.NewManager(driver.Options{
-		Network: h.network, Host: h, Opener: opener{kept.store, h.kernel, log}, Store: configs, Observer: server, Packets: server, Log: log,
+		Network: h.network, Host: h, Opener: opener{kept.store, h.kernel, log}, Store: configs, Consents: consents, Observer: server, Packets: server, Log: log,
 		NextSession: counter(filepath.Join(opts.runtimeDir, "session")).next, Keep: kept.manager.Write,
 		ConnectTimeout: opts.connectTimeout, ConfigsPerUser: limit.ConfigsPerUser, Configs: limit.Configs,
 	})
