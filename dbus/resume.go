@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 )
 
 // keptPeers is what a process leaves to the next one: who has called it, and
@@ -60,6 +62,19 @@ func (s *Server) resume(ctx context.Context) error {
 	s.calls.changed = s.keep
 	s.keep()
 	return nil
+}
+
+// Leave gives up the name: the bus keeps who calls from then on waiting for the
+// next process. Then it has stop end what calls wait for, and returns when those
+// that came before are answered. Nothing else is left for the Server but Close.
+func (s *Server) Leave(stop func()) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if err := s.conn.BusObject().CallWithContext(ctx, busName+".ReleaseName", 0, wire.BusName).Err; err != nil {
+		s.log.Warn("cannot give up the name on the bus", "error", err)
+	}
+	stop()
+	s.calls.stop()
 }
 
 // Alive says whether a connection that an earlier process knew is still there.

@@ -28,7 +28,7 @@ func (m *Manager) await(ctx context.Context, key providerKey, waiting func()) (*
 	for {
 		m.mu.Lock()
 		p, err := m.running(key)
-		if err == nil || !m.start(key) {
+		if err == nil || m.down || !m.start(key) {
 			m.mu.Unlock()
 			return p, err
 		}

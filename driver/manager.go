@@ -183,6 +183,9 @@ func (m *Manager) stop() *session {
 	for _, c := range m.configs {
 		c.cancelWaiting()
 	}
+	for key := range m.arrivals {
+		m.wake(key)
+	}
 	m.mu.Unlock()
 	m.connecting <- struct{}{} // and nobody else gets it any more
 	m.mu.Lock()

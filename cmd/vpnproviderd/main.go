@@ -121,7 +121,7 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 		return err
 	}
 	// Before the bus is left: providers are told of what is undone.
-	defer leave(ctx, manager)
+	defer leave(ctx, server, manager)
 	files := newFiles(opts.configDir, manager, log)
 	files.read(ctx)
 	var watching sync.WaitGroup

@@ -94,9 +94,9 @@ func withRestart(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // leave ends what the manager does, or leaves it to the next process where ctx
 // was ended for that.
-func leave(ctx context.Context, manager *driver.Manager) {
+func leave(ctx context.Context, server *dbus.Server, manager *driver.Manager) {
 	if errors.Is(context.Cause(ctx), errRestart) {
-		manager.Leave()
+		server.Leave(manager.Leave)
 		return
 	}
 	manager.Shutdown()
