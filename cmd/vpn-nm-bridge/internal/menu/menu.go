@@ -140,7 +140,6 @@ func (m *Menu) takeChange(ctx context.Context, change client.Change) {
 		}
 	case client.Synced:
 		m.synced = true
-		m.dressAll(ctx)
 		m.adopt(ctx)
 	case client.Stopped: // what was told stays
 	}
