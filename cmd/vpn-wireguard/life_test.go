@@ -36,13 +36,15 @@ func (l *lab) endpoint(t testing.TB) string {
 	return reports[0].WireGuard.Peers[0].Endpoint
 }
 
-// A server that speaks from another address is answered there.
+// A server that speaks from another address and port is answered there.
 func TestServerRoams(t *testing.T) {
 	t.Parallel()
 	l, s, _ := connected(t)
 	l.requireEcho(t, tunnelIPv4, insideIPv4)
+	const roamed = "198.51.100.9"
+	l.Server.IP(t, "addr add "+roamed+"/24 dev s0", "route replace default via 198.51.100.1 src "+roamed)
 	s.Signal(unix.SIGUSR1)
-	want := net.JoinHostPort(harness.ServerIPv4, fmt.Sprint(serverPort+1))
+	want := net.JoinHostPort(roamed, fmt.Sprint(serverPort+1))
 	harness.Eventually(t, harness.Timeout, "the client follows", func() error {
 		if got := l.endpoint(t); got != want {
 			return fmt.Errorf("the endpoint is %s", got)

@@ -164,13 +164,12 @@ func (l *lab) requireEcho(t testing.TB, want, host string) {
 }
 
 // Everything goes through the tunnel, also the address of its own server, with
-// which WireGuard speaks beside it; whatever the reverse path filter says but
-// strict.
+// which WireGuard speaks beside it; whatever the reverse path filter is.
 func TestFullTunnel(t *testing.T) {
-	for _, filter := range []string{"0", "2"} {
-		t.Run("rp_filter "+filter, func(t *testing.T) {
+	for filter, sysctls := range filters() {
+		t.Run(filter, func(t *testing.T) {
 			t.Parallel()
-			l := newLab(t, "net.ipv4.conf.all.rp_filter="+filter, "net.ipv4.conf.h0.rp_filter="+filter)
+			l := newLab(t, sysctls...)
 			harness.StartDNS(t, l.Server, harness.PrivateDNS, map[string]string{"intranet.corp.test": "10.98.0.80"})
 			s := l.startServer(t, l.Server)
 			file := l.file(t, "work.conf", 0o600,
@@ -282,11 +281,29 @@ print("told", repr(s.recv(1000)))`, socket}}
 	}
 }
 
+// filters are the ways in which the kernel looks at where packets come from:
+// not at all, strictly, and loosely.
+func filters() map[string][]string {
+	all := map[string][]string{}
+	for _, filter := range []string{"0", "1", "2"} {
+		all["rp_filter "+filter] = []string{"net.ipv4.conf.all.rp_filter=" + filter, "net.ipv4.conf.h0.rp_filter=" + filter}
+	}
+	return all
+}
+
 // A split tunnel with two peers: each gets what is its own, the rest is in
 // clear.
 func TestSplitTunnelWithTwoPeers(t *testing.T) {
-	t.Parallel()
-	l := newLab(t)
+	for filter, sysctls := range filters() {
+		t.Run(filter, func(t *testing.T) {
+			t.Parallel()
+			testSplitTunnel(t, newLab(t, sysctls...))
+		})
+	}
+}
+
+func testSplitTunnel(t *testing.T, l *lab) {
+	t.Helper()
 	one, two := l.startServer(t, l.Server), l.startServer(t, l.Router)
 	l.Router.IP(t, "route add local 10.55.0.0/24 dev lo", "route add local fd55::/64 dev lo")
 	harness.StartWeb(t, l.Router, 80)
