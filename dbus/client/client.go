@@ -31,6 +31,7 @@ type Client struct {
 	lastSeq  godbus.Sequence // of the last signal
 	provider *Provider
 	sessions map[godbus.ObjectPath]*Session // of provider
+	endings  int                            // how many the daemon has told of
 	watchers map[*watcher]struct{}
 	agents   map[*agent]struct{}
 }

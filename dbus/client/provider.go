@@ -268,30 +268,33 @@ func (c *Client) providerSignal(sig *godbus.Signal) {
 
 // platformMessage starts, serves and ends a session. c.mu is held.
 func (c *Client) platformMessage(sig *godbus.Signal, config godbus.ObjectPath, message, reason string) {
+	if message == wire.MessageDisconnected {
+		c.endings++
+	}
 	s := c.sessions[sig.Path]
-	if s == nil {
-		if message != wire.MessageConnected {
-			return
+	switch {
+	case message == wire.MessageConnected:
+		c.startSession(string(sig.Path), string(config), sig.Sequence)
+	case s != nil:
+		s.messages.push(Message{MessageKind(message), reason})
+		if message == wire.MessageDisconnected {
+			c.forget(s)
 		}
-		s = &Session{
-			c:        c,
-			path:     string(sig.Path),
-			config:   c.Config(string(config)),
-			started:  sig.Sequence,
-			messages: newQueue[Message](&c.wg, c.stop),
-		}
-		s.life, s.end = context.WithCancel(context.Background())
-		if c.provider.options.PacketSignals {
-			s.packets = make(chan []byte, packetBacklog)
-		}
-		c.sessions[sig.Path] = s
-		c.provider.events.push(SessionStarted{s})
+	}
+}
+
+// startSession begins a session that is not known yet. c.mu is held.
+func (c *Client) startSession(path, config string, at godbus.Sequence) {
+	if c.sessions[godbus.ObjectPath(path)] != nil {
 		return
 	}
-	s.messages.push(Message{MessageKind(message), reason})
-	if message == wire.MessageDisconnected {
-		c.forget(s)
+	s := &Session{c: c, path: path, config: c.Config(config), started: at, messages: newQueue[Message](&c.wg, c.stop)}
+	s.life, s.end = context.WithCancel(context.Background())
+	if c.provider.options.PacketSignals {
+		s.packets = make(chan []byte, packetBacklog)
 	}
+	c.sessions[godbus.ObjectPath(path)] = s
+	c.provider.events.push(SessionStarted{s})
 }
 
 // endSession is for sessions whose end the daemon cannot tell. c.mu is held.
@@ -391,17 +394,40 @@ func (p *Provider) recover() error {
 	}
 }
 
-// reregister registers and ends the sessions that did not survive.
+// reregister registers again. Sessions that did not survive end; one that began
+// when the earlier daemon could not tell it any more is told now.
 func (p *Provider) reregister() error {
 	ctx, cancel := context.WithTimeout(context.Background(), p.c.grace)
 	defer cancel()
 	if err := p.register(ctx, p.options); err != nil {
 		return err
 	}
-	before := p.c.lastSignal()
+	for {
+		settled, err := p.compareSessions(ctx)
+		if settled || err != nil {
+			return err
+		}
+	}
+}
+
+// compareSessions makes the sessions those that the daemon has of the app. It
+// has not settled that if one ended meanwhile, as that one may be taken for one
+// that lives.
+func (p *Provider) compareSessions(ctx context.Context) (settled bool, err error) {
+	p.c.mu.Lock()
+	before, endings := p.c.lastSeq, p.c.endings
+	p.c.mu.Unlock()
+	configs, err := p.Configs(ctx)
+	if err != nil {
+		return false, err
+	}
+	own := make(map[string]bool, len(configs))
+	for _, c := range configs {
+		own[c.Path] = true
+	}
 	listed, err := p.c.ListSessions(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	alive := make(map[string]bool, len(listed))
 	for _, s := range listed {
@@ -409,10 +435,21 @@ func (p *Provider) reregister() error {
 	}
 	p.c.mu.Lock()
 	defer p.c.mu.Unlock()
+	if p.c.provider != p {
+		return true, nil // it has ended
+	}
+	if p.c.endings != endings {
+		return false, nil
+	}
 	for _, s := range p.c.sessions {
 		if !alive[s.path] && s.started <= before {
 			p.c.endSession(s, wire.ReasonInternalPrefix+"the daemon was restarted")
 		}
 	}
-	return nil
+	for _, s := range listed {
+		if own[s.Config] {
+			p.c.startSession(s.Path, s.Config, before)
+		}
+	}
+	return true, nil
 }

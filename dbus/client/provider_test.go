@@ -241,6 +241,61 @@ func TestDaemonRestarts(t *testing.T) {
 	}
 }
 
+// A session that the earlier daemon could not tell any more is told, and once.
+func TestDaemonRestartsBeforeItTells(t *testing.T) {
+	f := newFixture(t)
+	f.service.Stop()
+	path := f.service.Begin(f.config.Path())
+	f.service.Restart(f.address)
+	e, ok := take(t, f.provider.Events()).(client.SessionStarted)
+	if !ok || e.Session.Path() != path || e.Session.Config().Path() != f.config.Path() {
+		t.Fatalf("got %+v", e)
+	}
+	f.service.Message(path, wire.MessageConnected, "")
+	f.service.Message(path, wire.MessageLinkDown, "")
+	equal(t, take(t, e.Session.Messages()), client.Message{Kind: client.MessageLinkDown})
+	f.service.UIEvent(app, wire.ShowAddDialog, "")
+	if e, ok := take(t, f.provider.Events()).(client.UIEvent); !ok {
+		t.Errorf("got %+v", e)
+	}
+}
+
+// What is called while there is no daemon, the next one answers.
+func TestCallsOfASessionWaitForTheDaemon(t *testing.T) {
+	f := newFixture(t)
+	s := f.connect(t)
+	f.service.Stop()
+	results := make(chan error)
+	go func() {
+		_, err := s.SetParameters(t.Context(), client.Parameters{Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/32")}})
+		results <- err
+	}()
+	go func() {
+		channel, err := s.OpenChannel(t.Context(), client.ChannelOptions{})
+		if err == nil {
+			err = channel.Close()
+		}
+		results <- err
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := s.NotifyConnected(ctx); err == nil {
+		t.Error("a call was answered by nobody")
+	}
+	f.service.Restart(f.address)
+	for range 2 {
+		if err := take(t, results); err != nil {
+			t.Error(err)
+		}
+	}
+	// Who only looks on is told at once.
+	f.service.Stop()
+	other := dial(t, f.address)
+	if err := other.Session(s.Path()).Disconnect(t.Context()); !errors.Is(err, client.ErrNotRunning) {
+		t.Errorf("a handle: %v", err)
+	}
+}
+
 func TestDaemonStaysAway(t *testing.T) {
 	f := newFixture(t, client.WithGrace(100*time.Millisecond))
 	s := f.connect(t)

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -41,13 +42,18 @@ type Message struct {
 	Error string `json:"error,omitempty"`
 }
 
+// repeatInterval is how long a call of a session waits for the next daemon before
+// it is tried again.
+const repeatInterval = 50 * time.Millisecond
+
 // packetBacklog is how many packets of PacketSignals wait for the program.
 const packetBacklog = 512
 
 // Session is one connection, from Connect to its end. The provider that owns
 // it gets it from SessionStarted; other programs of the user hold handles that
 // can be read and disconnected. After the end its methods answer ErrWrongState
-// or ErrNotFound. All methods may be called from any goroutine.
+// or ErrNotFound. All methods may be called from any goroutine. Those that the
+// provider calls while the daemon is restarted wait for the next one.
 type Session struct {
 	c        *Client
 	path     string
@@ -243,7 +249,9 @@ func (s *Session) OpenChannel(ctx context.Context, o ChannelOptions) (*Channel, 
 	}
 	var fd godbus.UnixFD
 	var info map[string]godbus.Variant
-	err := s.c.callFD(ctx, s.path, wire.SessionInterface+".OpenPacketChannel", []any{d}, &fd, &info)
+	err := s.repeat(ctx, func() error {
+		return s.c.callFD(ctx, s.path, wire.SessionInterface+".OpenPacketChannel", []any{d}, &fd, &info)
+	})
 	var ch *Channel
 	if err == nil {
 		ch, err = newChannel(int(fd), channelInfo(info), raw)
@@ -284,8 +292,31 @@ func (c *Client) daemonHas(feature string) bool {
 }
 
 func (s *Session) do(ctx context.Context, member string, args []any, results ...any) error {
-	_, err := s.c.call(ctx, s.path, wire.SessionInterface+"."+member, args, results...)
-	return err
+	return s.repeat(ctx, func() error {
+		_, err := s.c.call(ctx, s.path, wire.SessionInterface+"."+member, args, results...)
+		return err
+	})
+}
+
+// repeat calls again where the daemon went away meanwhile: the next one has the
+// same sessions, and what a session is told twice it does once.
+func (s *Session) repeat(ctx context.Context, call func() error) error {
+	deadline := time.Now().Add(s.c.grace)
+	for {
+		err := call()
+		if !errors.Is(err, ErrNotRunning) || s.messages == nil || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-time.After(repeatInterval):
+		case <-s.life.Done():
+			return err
+		case <-s.c.stop:
+			return err
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // SessionProperties is all that the daemon tells of a session.

@@ -294,6 +294,19 @@ func (s *Service) Lose(path string) {
 	}
 }
 
+// Begin begins a session of a config without a word, as a daemon did that crashed
+// before it could say so.
+func (s *Service) Begin(config string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serial++
+	each := &session{path: godbus.ObjectPath(fmt.Sprintf("%s/%d", wire.SessionRoot, s.serial)), config: godbus.ObjectPath(config), state: wire.StateConnecting}
+	s.sessions[each.path] = each
+	c := s.configs[each.config]
+	c.session, c.state, c.reason = each.path, wire.StateConnecting, ""
+	return string(each.path)
+}
+
 // Channel is the daemon's end of a session's packet channel, nil before it was
 // opened. The service closes it.
 func (s *Service) Channel(path string) *os.File {
