@@ -68,7 +68,7 @@ func TestSecondDaemon(t *testing.T) {
 func TestStop(t *testing.T) {
 	t.Parallel()
 	v := newVPN(t)
-	for _, state := range []string{wire.StateIdle, wire.StateConnecting, wire.StateConfigured, wire.StateConnected} {
+	for _, state := range []string{wire.StateIdle, wire.StateConnecting, wire.StateConfigured, wire.StateConnected, wire.StateReconnecting} {
 		var session godbus.ObjectPath
 		if state != wire.StateIdle {
 			session = v.reach(state)

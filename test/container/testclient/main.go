@@ -3,6 +3,9 @@
 // JSON object a line. After each line it says how that went. The end of its
 // input, or the word "disconnect", ends the session. Behind its tunnel is a DNS
 // server, at every address, that knows all names.
+//
+// With the argument "messages" it tells what the platform says, with the
+// time in microseconds since 1970; with "acknowledge" besides, it answers suspend.
 package main
 
 import (
@@ -13,6 +16,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"time"
 
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
@@ -53,6 +58,9 @@ func run(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	defer channel.Close()
 	go serveDNS(channel)
+	if args := os.Args[1:]; slices.Contains(args, "messages") {
+		go tellMessages(ctx, session, out, slices.Contains(args, "acknowledge"))
+	}
 	fmt.Fprintln(out, "session")
 	for lines := bufio.NewScanner(in); lines.Scan() && lines.Text() != "disconnect"; {
 		var p client.Parameters
@@ -73,6 +81,17 @@ func run(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	fmt.Fprintln(out, "disconnected")
 	return nil
+}
+
+func tellMessages(ctx context.Context, session *client.Session, out io.Writer, acknowledge bool) {
+	for m := range session.Messages() {
+		fmt.Fprintf(out, "message %s at %d\n", m.Kind, time.Now().UnixMicro())
+		if acknowledge && m.Kind == client.MessageSuspend {
+			if err := session.Acknowledge(ctx, m.Kind); err != nil {
+				fmt.Fprintln(out, "not acknowledged:", err)
+			}
+		}
+	}
 }
 
 func errorName(err error) string {
