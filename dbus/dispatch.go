@@ -14,9 +14,13 @@ import (
 // How many calls may be in flight: waiting, running, or with an answer that
 // the bus has not taken yet.
 const (
-	callsPerSender   = 16
-	packetsPerSender = 256 // SendPacket
-	callsInAll       = 256
+	callsPerSender = 16
+	callsPerUser   = 96 // and of all whose user is not known yet
+	callsInAll     = 256
+
+	// SendPacket has limits of its own: packets are many, and soon done with.
+	packetsPerSender = 256
+	packetsInAll     = 1024
 
 	// longCall is how many bytes a call has that counts as a long one;
 	// longInAll is how many the long ones in flight may have. Decoded they can
@@ -69,6 +73,24 @@ type peer struct {
 	ended     bool // that process has
 }
 
+// nobody stands for the users that are not known yet.
+const nobody = -1
+
+// user must be called with dispatcher.mu held.
+func (p *peer) user() int64 {
+	if !p.known {
+		return nobody
+	}
+	return int64(p.uid)
+}
+
+// load is what is in flight of all senders.
+type load struct {
+	calls   int // SendPacket aside
+	packets int
+	long    int // bytes of the long calls
+}
+
 // dispatcher starts the calls of each sender in order, one at a time; a call
 // that waits steps aside. What is over the limits is refused at once.
 type dispatcher struct {
@@ -80,9 +102,9 @@ type dispatcher struct {
 
 	mu    sync.Mutex
 	peers map[string]*peer
-	total int
-	long  int  // bytes of the long calls in flight
-	used  bool // there was a call since the last question
+	load
+	users map[int64]int // calls in flight of each user, see peer.user
+	used  bool          // there was a call since the last question
 
 	stopped bool           // no call is served any more
 	idle    sync.WaitGroup // goroutines that serve
@@ -121,50 +143,73 @@ func (d *dispatcher) peer(name string) *peer {
 // isPacket says whether the call is a SendPacket, which may be many.
 func (c *call) isPacket() bool { return c.member == "SendPacket" && c.iface == wire.SessionInterface }
 
-// isLong says whether the call counts as a long one. Packets have a limit of
-// their own.
-func (c *call) isLong() bool { return c.size > longCall && !c.isPacket() }
+// isLong says whether the call counts as a long one.
+func (c *call) isLong() bool { return c.size > longCall }
 
 // admit counts the call or says why it is refused. It must be called with mu
 // held.
 func (d *dispatcher) admit(p *peer, c *call) error {
-	packet := c.isPacket()
 	switch {
 	case c.err != nil:
 		return c.err
 	case d.stopped:
 		return errClosing
-	case packet && p.packets >= packetsPerSender:
-		return driver.Errorf(driver.KindLimitExceeded, "the sender has %d packets in flight", packetsPerSender)
-	case !packet && p.calls >= callsPerSender:
-		return driver.Errorf(driver.KindLimitExceeded, "the sender has %d calls in flight", callsPerSender)
-	case d.total >= callsInAll:
-		return driver.Errorf(driver.KindLimitExceeded, "the service has %d calls in flight", callsInAll)
 	case c.isLong() && d.long+c.size > longInAll:
 		return driver.Errorf(driver.KindLimitExceeded, "the service has %d bytes of long calls in flight", d.long)
+	case c.isPacket():
+		return d.admitPacket(p, c)
+	case p.calls >= callsPerSender:
+		return driver.Errorf(driver.KindLimitExceeded, "the sender has %d calls in flight", callsPerSender)
+	case d.users[p.user()] >= callsPerUser && p.user() != nobody:
+		return driver.Errorf(driver.KindLimitExceeded, "the user has %d calls in flight", callsPerUser)
+	case d.users[p.user()] >= callsPerUser, d.calls >= callsInAll:
+		return driver.Errorf(driver.KindLimitExceeded, "the service has %d calls in flight", d.calls)
 	case costly(c.member) && p.limiter != nil && !p.limiter.Allow():
 		return driver.Errorf(driver.KindLimitExceeded, "the sender calls %s too often: %d at once and %v a second are allowed", c.member, d.rate.Burst, d.rate.PerSecond)
 	}
-	d.count(p, c, 1)
+	user := p.user()
+	d.count(c, 1, &p.calls, &d.calls)
+	if d.users == nil {
+		d.users = make(map[int64]int)
+	}
+	d.users[user]++
 	c.finish = sync.OnceFunc(func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.count(p, c, -1)
+		d.count(c, -1, &p.calls, &d.calls)
+		if d.users[user]--; d.users[user] == 0 {
+			delete(d.users, user)
+		}
 	})
 	return nil
 }
 
-// count must be called with mu held.
-func (d *dispatcher) count(p *peer, c *call, n int) {
-	d.total += n
+// admitPacket must be called with mu held.
+func (d *dispatcher) admitPacket(p *peer, c *call) error {
+	switch {
+	case p.packets >= packetsPerSender:
+		return driver.Errorf(driver.KindLimitExceeded, "the sender has %d packets in flight", packetsPerSender)
+	case d.packets >= packetsInAll:
+		return driver.Errorf(driver.KindLimitExceeded, "the service has %d packets in flight", packetsInAll)
+	}
+	d.count(c, 1, &p.packets, &d.packets)
+	c.finish = sync.OnceFunc(func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.count(c, -1, &p.packets, &d.packets)
+	})
+	return nil
+}
+
+// count adds to the counters that the call is counted in. It must be called
+// with mu held.
+func (d *dispatcher) count(c *call, n int, counters ...*int) {
 	d.used = true
+	for _, counter := range counters {
+		*counter += n
+	}
 	if c.isLong() {
 		d.long += n * c.size
-	}
-	if c.isPacket() {
-		p.packets += n
-	} else {
-		p.calls += n
 	}
 }
 
@@ -252,7 +297,7 @@ func (d *dispatcher) everybody() []*peer {
 func (d *dispatcher) unused() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	used := d.used || d.total > 0
+	used := d.used || d.calls+d.packets > 0
 	d.used = false
 	for _, p := range d.peers {
 		used = used || p.listening

@@ -216,6 +216,20 @@ func unknownProperty(r *request, name string) error {
 	return &standardError{wire.ErrUnknownProperty, fmt.Sprintf("%s has no property %q", r.path, name)}
 }
 
+// largeAnswers is how many answers that can be megabytes are made at a time.
+const largeAnswers = 2
+
+// allObjects waits for its turn, and gives it on when the bus has the answer.
+func allObjects(r *request) ([]any, error) {
+	select {
+	case r.large <- struct{}{}:
+	case <-r.peer.ctx.Done():
+		return nil, errClosing
+	}
+	defer r.out.then(func() { <-r.large })
+	return reads(managedObjects)(r)
+}
+
 func managedObjects(r *request, v driver.View) ([]any, error) {
 	objects := make(map[godbus.ObjectPath]map[string]properties)
 	for _, c := range v.Configs() {

@@ -78,6 +78,7 @@ type Server struct {
 	ready   chan struct{}   // closed when manager is set
 	closing chan struct{}   // closed by Close
 	prompts prompts
+	large   chan struct{} // holds a token for each large answer
 
 	bus     string          // which one it is
 	present map[string]bool // who was on it when we came; nil: another bus than before
@@ -102,6 +103,7 @@ func Dial(ctx context.Context, opts Options) (*Server, error) {
 	s := &Server{
 		opts: opts, log: opts.Log, ifaces: ifaces, methods: methods(),
 		signals: make(chan *godbus.Signal, 64), ready: make(chan struct{}), closing: make(chan struct{}),
+		large: make(chan struct{}, largeAnswers),
 	}
 	s.calls = &dispatcher{serve: s.serve, refuse: s.refuse, rate: opts.Rate, peers: make(map[string]*peer)}
 	s.stream = &stream{conn: socket, onCall: s.calls.submit}

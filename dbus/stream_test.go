@@ -197,10 +197,11 @@ func TestLateAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
+	fd := godbus.UnixFD(w.Fd())
 	proceed, done := make(chan struct{}), make(chan struct{})
 	credentialsBus(t, bus, func(*godbus.Message) *godbus.Message {
 		<-proceed
-		return message(godbus.TypeMethodReply, "", []any{dict{"ProcessFD": godbus.MakeVariant(godbus.UnixFD(w.Fd()))}})
+		return message(godbus.TypeMethodReply, "", []any{dict{"ProcessFD": godbus.MakeVariant(fd)}})
 	})
 	go func() {
 		defer close(done)

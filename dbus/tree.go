@@ -185,7 +185,7 @@ func methods() map[string]handler {
 		wire.PropertiesInterface + ".Get":                  reads(getProperty),
 		wire.PropertiesInterface + ".GetAll":               reads(getProperties),
 		wire.PropertiesInterface + ".Set":                  reads(setProperty),
-		wire.ObjectManagerInterface + ".GetManagedObjects": reads(managedObjects),
+		wire.ObjectManagerInterface + ".GetManagedObjects": allObjects,
 	}
 	for prefix, group := range map[string]map[string]handler{
 		wire.ManagerInterface: managerMethods(), wire.ConfigInterface: configMethods(), wire.SessionInterface: sessionMethods(),

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"maps"
+
+	"github.com/vpnprovider/vpnproviderd/driver/valid"
 )
 
 // NewConfig is what CreateConfig makes.
@@ -34,7 +36,7 @@ func (m *Manager) CreateConfig(by Caller, n NewConfig) (ConfigID, error) {
 	if m.configs[id] != nil {
 		return "", Errorf(KindAlreadyExists, "app %q has a config %q already", app, n.Name)
 	}
-	if err := m.room(n.Owner); err != nil {
+	if err := cmp.Or(m.room(n.Owner), m.roomForData(n.Owner, id, n.Data)); err != nil {
 		return "", err
 	}
 	p := m.providers[providerKey{n.Owner, app}]
@@ -69,6 +71,35 @@ func (m *Manager) room(owner uint32) error {
 		return Errorf(KindLimitExceeded, "uid %d has %d configs, %d are allowed", owner, own, m.opts.ConfigsPerUser)
 	case all >= m.opts.Configs:
 		return Errorf(KindLimitExceeded, "there are %d configs, %d are allowed", all, m.opts.Configs)
+	}
+	return nil
+}
+
+// How much data all configs may have, as valid.Size counts: of a user, and in
+// all. All of it is in memory, and in one answer to who asks for all objects.
+const (
+	dataPerUser = 2 << 20
+	dataInAll   = 12 << 20
+)
+
+// roomForData says whether the config may have the data. It must be called with
+// mu held.
+func (m *Manager) roomForData(owner uint32, id ConfigID, data Data) error {
+	own, all := valid.Size(data), valid.Size(data)
+	for _, c := range m.configs {
+		if c.File != "" || c.ID == id {
+			continue
+		}
+		all += c.size
+		if c.Owner == owner {
+			own += c.size
+		}
+	}
+	switch {
+	case own > dataPerUser:
+		return Errorf(KindLimitExceeded, "the data of the configs of uid %d would be %d bytes, %d are allowed", owner, own, dataPerUser)
+	case all > dataInAll:
+		return Errorf(KindLimitExceeded, "the data of all configs would be %d bytes, %d are allowed", all, dataInAll)
 	}
 	return nil
 }
@@ -112,7 +143,7 @@ func (m *Manager) update(by Caller, id ConfigID, changes ConfigChanges) error {
 	}
 	wanted := c.record()
 	if changes.Data != nil {
-		if err := changes.Data.check(); err != nil {
+		if err := cmp.Or(changes.Data.check(), m.roomForData(c.Owner, id, *changes.Data)); err != nil {
 			return err
 		}
 		wanted.Data = maps.Clone(*changes.Data)

@@ -2,6 +2,7 @@ package driver_test
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -232,5 +233,54 @@ func TestForgottenConfigsAreBounded(t *testing.T) {
 	records, err := b.Load()
 	if err != nil || len(records) > 2*128 {
 		t.Errorf("%d records are kept, %v", len(records), err)
+	}
+}
+
+// The data of all configs is limited, not only that of each: for a user, and
+// in all. What a config had before an update does not count.
+func TestDataLimits(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	large := func() driver.Data { return driver.Data{"x": make([]byte, 60<<10)} }
+	var last driver.ConfigID
+	of := func(owner uint32) (n int, err error) {
+		by := driver.Caller{UID: owner}
+		for ; err == nil; n++ {
+			var id driver.ConfigID
+			if id, err = b.CreateConfig(by, driver.NewConfig{App: app, Name: strconv.Itoa(n), Owner: owner, Data: large()}); err == nil {
+				last = id
+			}
+		}
+		return n - 1, err
+	}
+	n, err := of(1000)
+	if driver.KindOf(err) != driver.KindLimitExceeded || !strings.Contains(err.Error(), "uid 1000") || n != 34 {
+		t.Errorf("%d configs with 60 KiB, then %v", n, err)
+	}
+	by := driver.Caller{UID: 1000}
+	same, more := large(), driver.Data{"x": make([]byte, 60<<10), "y": make([]byte, 5<<10)}
+	if err := b.UpdateConfig(t.Context(), by, last, driver.ConfigChanges{Data: &same}); err != nil {
+		t.Error(err)
+	}
+	if err := b.UpdateConfig(t.Context(), by, last, driver.ConfigChanges{Data: &more}); driver.KindOf(err) != driver.KindLimitExceeded {
+		t.Errorf("more data: %v", err)
+	}
+	all := n
+	for uid := uint32(1001); ; uid++ {
+		n, err := of(uid)
+		if all += n; strings.Contains(err.Error(), "all configs") {
+			break
+		}
+	}
+	if all != 204 {
+		t.Errorf("%d configs with 60 KiB in all", all)
+	}
+	// Many small entries are not small.
+	small := driver.Data{}
+	for i := range 4000 {
+		small[strconv.Itoa(i)] = true
+	}
+	if _, err := b.CreateConfig(by, driver.NewConfig{App: app, Name: "small", Owner: 1000, Data: small}); driver.KindOf(err) != driver.KindLimitExceeded {
+		t.Errorf("4,000 entries: %v", err)
 	}
 }

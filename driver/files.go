@@ -5,6 +5,8 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+
+	"github.com/vpnprovider/vpnproviderd/driver/valid"
 )
 
 // FileConfig is a config that the administrator of the host wants, in a file.
@@ -136,6 +138,7 @@ func (m *Manager) alter(c *config, r Record) error {
 // take makes what can change of a config what the record says.
 func (i *ConfigInfo) take(r Record) {
 	i.File, i.Data, i.AutoConnect, i.Lockdown = r.File, r.Data, r.AutoConnect, r.Lockdown
+	i.size = valid.Size(r.Data)
 }
 
 // own finds a config that the caller may change and remove. It must be called

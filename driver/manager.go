@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vpnprovider/vpnproviderd/driver/valid"
 	"github.com/vpnprovider/vpnproviderd/routing"
 )
 
@@ -128,6 +129,7 @@ func NewManager(opts Options) (*Manager, error) {
 			ConfigInfo: ConfigInfo{
 				ID: r.ID(), App: r.App, Name: r.Name, Owner: r.Owner, Source: r.Source, File: r.File, State: Idle,
 				Data: r.Data, AutoConnect: r.AutoConnect, Lockdown: r.Lockdown, LastConnected: r.LastConnected,
+				size: valid.Size(r.Data),
 			},
 			delivered: r.Delivered,
 		}

@@ -20,6 +20,8 @@ type ConfigInfo struct {
 	Lockdown      bool
 	LastConnected uint64 // microseconds since the epoch; 0: never
 	FailureReason string
+
+	size int // of Data
 }
 
 // SessionInfo is a session as it was at one moment.

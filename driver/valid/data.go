@@ -10,7 +10,11 @@ import (
 
 const (
 	maxDataDepth = 8
-	maxDataBytes = 64 << 10 // keys and values
+	maxDataBytes = 64 << 10 // as Size counts them
+
+	// each is what an entry of a dictionary or list needs besides its key and
+	// value, in memory and in messages.
+	each = 32
 )
 
 // ErrTooLarge is what Data says of data that is right but too much.
@@ -20,15 +24,46 @@ var ErrTooLarge = errors.New("data is too large")
 // string, bool, byte, the sized integers from 16 bits, float64, slices of those,
 // []any and map[string]any.
 func Data(data map[string]any) error {
-	left := maxDataBytes
-	return checkValue("data", data, 0, &left)
-}
-
-// checkValue takes what the value needs from left.
-func checkValue(where string, value any, depth int, left *int) error {
-	if *left -= sizeOf(value); *left < 0 {
+	if Size(data) > maxDataBytes {
 		return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, maxDataBytes)
 	}
+	return checkValue("data", data, 0)
+}
+
+// Size is about what data needs in memory and in a message, in bytes: keys and
+// values, and 32 for each entry of a dictionary or list.
+func Size(data map[string]any) int { return sizeOf(data) }
+
+func sizeOf(value any) (n int) {
+	switch v := value.(type) {
+	case nil:
+		return 0
+	case string:
+		return len(v)
+	case map[string]any:
+		for key, entry := range v {
+			n += each + len(key) + sizeOf(entry)
+		}
+		return n
+	case []any:
+		for _, entry := range v {
+			n += each + sizeOf(entry)
+		}
+		return n
+	case []string:
+		for _, entry := range v {
+			n += each + len(entry)
+		}
+		return n
+	}
+	t := reflect.TypeOf(value)
+	if t.Kind() == reflect.Slice {
+		return int(t.Elem().Size()) * reflect.ValueOf(value).Len()
+	}
+	return int(t.Size())
+}
+
+func checkValue(where string, value any, depth int) error {
 	if depth > maxDataDepth {
 		return fmt.Errorf("%s is nested more than %d deep", where, maxDataDepth)
 	}
@@ -38,25 +73,24 @@ func checkValue(where string, value any, depth int, left *int) error {
 			if err := Text("key in "+where, key); err != nil {
 				return err
 			}
-			*left -= len(key)
-			if err := checkValue(fmt.Sprintf("%s[%q]", where, key), v[key], depth+1, left); err != nil {
+			if err := checkValue(fmt.Sprintf("%s[%q]", where, key), v[key], depth+1); err != nil {
 				return err
 			}
 		}
 		return nil
 	case []any:
-		return checkEach(where, v, depth, left)
+		return checkEach(where, v, depth)
 	case []string:
-		return checkEach(where, v, depth, left)
+		return checkEach(where, v, depth)
 	case string:
 		return Text("value of "+where, v)
 	}
 	return checkScalar(where, reflect.TypeOf(value))
 }
 
-func checkEach[T any](where string, values []T, depth int, left *int) error {
+func checkEach[T any](where string, values []T, depth int) error {
 	for i, v := range values {
-		if err := checkValue(fmt.Sprintf("%s[%d]", where, i), v, depth+1, left); err != nil {
+		if err := checkValue(fmt.Sprintf("%s[%d]", where, i), v, depth+1); err != nil {
 			return err
 		}
 	}
@@ -75,21 +109,4 @@ func checkScalar(where string, t reflect.Type) error {
 		return nil
 	}
 	return fmt.Errorf("%s has a type that a config cannot keep", where)
-}
-
-// sizeOf is about what a value needs by itself, in bytes; what a container
-// holds is counted when its turn comes.
-func sizeOf(value any) int {
-	const container = 8
-	switch v := value.(type) {
-	case string:
-		return container + len(v)
-	case map[string]any, []any, []string, nil:
-		return container
-	}
-	t := reflect.TypeOf(value)
-	if t.Kind() == reflect.Slice {
-		return container + int(t.Elem().Size())*reflect.ValueOf(value).Len()
-	}
-	return int(t.Size())
 }

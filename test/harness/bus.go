@@ -1,9 +1,12 @@
 package harness
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -131,6 +134,67 @@ func (b *Bus) DialAs(t testing.TB, uid uint32) *godbus.Conn {
 		t.Fatalf("the bus refused uid %d: %v", uid, err)
 	}
 	return r.conn
+}
+
+// DialRaw connects as the user, authenticates and says hello, and leaves the
+// rest to the test: it can send what no library would, as fast as the bus takes
+// it. The connection is closed when the test ends.
+func (b *Bus) DialRaw(t testing.TB, uid uint32) *net.UnixConn {
+	t.Helper()
+	type result struct {
+		conn *net.UnixConn
+		err  error
+	}
+	dialed := make(chan result)
+	ownThread(func() {
+		err := becomeUser(uid)
+		if err != nil {
+			dialed <- result{nil, err}
+			return
+		}
+		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: strings.TrimPrefix(b.Address, "unix:path="), Net: "unix"})
+		dialed <- result{conn, err}
+	})
+	r := <-dialed
+	if r.err != nil {
+		t.Fatalf("cannot connect to the bus: %v", r.err)
+	}
+	t.Cleanup(func() { _ = r.conn.Close() })
+	for _, line := range []string{fmt.Sprintf("\x00AUTH EXTERNAL %x\r\n", strconv.Itoa(int(uid))), "NEGOTIATE_UNIX_FD\r\n"} {
+		_, err := r.conn.Write([]byte(line))
+		if err == nil {
+			_, err = r.conn.Read(make([]byte, 256))
+		}
+		if err != nil {
+			t.Fatalf("the bus refused uid %d: %v", uid, err)
+		}
+	}
+	hello := &godbus.Message{Type: godbus.TypeMethodCall, Headers: map[godbus.HeaderField]godbus.Variant{
+		godbus.FieldDestination: godbus.MakeVariant("org.freedesktop.DBus"),
+		godbus.FieldPath:        godbus.MakeVariant(godbus.ObjectPath("/org/freedesktop/DBus")),
+		godbus.FieldInterface:   godbus.MakeVariant("org.freedesktop.DBus"),
+		godbus.FieldMember:      godbus.MakeVariant("Hello"),
+	}}
+	_, err := r.conn.Write(append([]byte("BEGIN\r\n"), Encode(t, hello, 1)...))
+	if err == nil {
+		// What came with these lines would lose its descriptors.
+		_, err = r.conn.Read(make([]byte, 4096))
+	}
+	if err != nil {
+		t.Fatalf("the bus refused uid %d: %v", uid, err)
+	}
+	return r.conn
+}
+
+// Encode is the message with that number, as it is sent.
+func Encode(t testing.TB, m *godbus.Message, serial uint32) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	if err := m.EncodeTo(&buf, binary.LittleEndian); err != nil {
+		t.Fatal(err)
+	}
+	binary.LittleEndian.PutUint32(buf.Bytes()[8:], serial)
+	return buf.Bytes()
 }
 
 // becomeUser changes the credentials of this thread alone, which the functions
