@@ -79,7 +79,7 @@ install: build ## below DESTDIR and PREFIX (/usr)
 	install -Dm755 -t $(root)/sbin $(BIN)/vpnproviderd
 	install -Dm755 -t $(root)/bin $(clients)
 	install -d $(root)/lib/systemd/system $(root)/lib/systemd/user
-	umask 022; for unit in systemd/*.service systemd/user/*.service; do \
+	umask 022; for unit in systemd/*.service systemd/*.socket systemd/user/*.service; do \
 		dir=$${unit%/*}; test $$dir = systemd/user || dir=systemd/system; \
 		sed 's#/usr/\(s\?bin\)/vpn#$(PREFIX)/\1/vpn#g' $$unit >$(root)/lib/$$dir/$${unit##*/} || exit; \
 	done

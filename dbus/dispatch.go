@@ -262,8 +262,15 @@ func (d *dispatcher) tellChanged() {
 	}
 }
 
-// stop refuses new calls, cancels what waits for a person and returns when no
-// call is in flight.
+// drain refuses new calls and returns when no call is in flight.
+func (d *dispatcher) drain() {
+	d.mu.Lock()
+	d.stopped = true
+	d.mu.Unlock()
+	d.idle.Wait()
+}
+
+// stop is drain, and cancels what waits for a person.
 func (d *dispatcher) stop() {
 	d.mu.Lock()
 	d.stopped = true

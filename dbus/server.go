@@ -212,6 +212,22 @@ func (s *Server) nameChanged(signal *godbus.Signal) {
 // flight and that nobody listens who said so with Subscribe.
 func (s *Server) Idle() bool { return s.calls.unused() }
 
+// Release gives the name back, so that who calls has the bus start the service
+// again, and returns when those who have called before are answered. It is for
+// a service that nobody needs: no call waits for a person then.
+func (s *Server) Release(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, busTimeout)
+	defer cancel()
+	// The bus passes calls on in order: what it sent to us by the name comes
+	// before its answer.
+	err := s.conn.BusObject().CallWithContext(ctx, busName+".ReleaseName", 0, wire.BusName).Err
+	if err != nil {
+		return fmt.Errorf("cannot give the name %s back: %w", wire.BusName, err)
+	}
+	s.calls.drain()
+	return nil
+}
+
 // Close leaves the bus, once. Calls in flight are finished and their replies
 // sent first, so whatever they wait for has to have ended, as it has after
 // Manager.Shutdown. A bus that hangs is not waited for.

@@ -30,6 +30,7 @@ type bench struct {
 	*drivertest.World
 	t       testing.TB
 	bus     *harness.Bus
+	server  *dbus.Server
 	manager *driver.Manager
 	served  chan error
 	log     *lines
@@ -47,6 +48,7 @@ func newBench(t testing.TB, options ...func(*dbus.Options)) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.server = server
 	world := b.Options()
 	world.Observer, world.Packets = server, server
 	if b.manager, err = driver.NewManager(world); err != nil {

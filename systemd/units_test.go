@@ -51,7 +51,7 @@ func copyFile(t *testing.T, from, to string, mode os.FileMode) {
 func installed(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
-	for _, pattern := range []string{"*.service"} {
+	for _, pattern := range []string{"*.service", "*.socket"} {
 		units, err := filepath.Glob(pattern)
 		if err != nil || len(units) == 0 {
 			t.Fatalf("no %s: %v", pattern, err)
@@ -86,7 +86,7 @@ func services(t *testing.T) []string {
 
 // TestVerify: systemd understands every line.
 func TestVerify(t *testing.T) {
-	units := services(t)
+	units := append(services(t), "vpnproviderd.socket")
 	if out := run(t, "systemd-analyze", append([]string{"verify", "--man=no", "--root=" + installed(t)}, units...)...); out != "" {
 		t.Error(out)
 	}

@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/vpnprovider/vpnproviderd/dbus"
 	"github.com/vpnprovider/vpnproviderd/dbus/sleep"
 	"github.com/vpnprovider/vpnproviderd/driver"
 )
@@ -36,6 +39,22 @@ func watchdog(ctx context.Context, manager *driver.Manager, log *slog.Logger) {
 			notify(log, daemon.SdNotifyWatchdog)
 		}
 	}
+}
+
+// retire calls stop without sending anybody away: systemd is told that this
+// process ends, before it is asked for another, and who called before is
+// answered. Where one of those needs us after all, the next process goes on as
+// after a restart.
+func retire(ctx context.Context, server *dbus.Server, manager *driver.Manager, stop func(), log *slog.Logger) {
+	notify(log, daemon.SdNotifyStopping)
+	if err := server.Release(ctx); err != nil && ctx.Err() == nil {
+		log.Warn("calls may be lost", "error", err)
+	}
+	if manager.Idle() {
+		stop()
+		return
+	}
+	_ = syscall.Kill(os.Getpid(), syscall.SIGUSR2) // never fails
 }
 
 // exitWhenIdle calls exit when idle has been true for that long, looked at

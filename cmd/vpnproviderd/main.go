@@ -137,7 +137,8 @@ func serve(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	watching.Go(func() { files.follow(ctx) })
 	watching.Go(func() { sockets.serve(ctx, manager, log) })
 	go watchdog(ctx, manager, log)
-	go exitWhenIdle(ctx, opts.idleExit, stop, func() bool { return server.Idle() && manager.Idle() })
+	exit := func() { retire(ctx, server, manager, stop, log) }
+	go exitWhenIdle(ctx, opts.idleExit, exit, func() bool { return server.Idle() && manager.Idle() })
 	notify(log, daemon.SdNotifyReady)
 	defer notify(log, daemon.SdNotifyStopping)
 	return server.Serve(ctx, manager)

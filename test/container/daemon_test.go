@@ -81,6 +81,7 @@ func (m *machine) install(p programs) {
 	root := harness.ModuleRoot(m.t)
 	for from, to := range map[string]string{
 		"systemd/vpnproviderd.service":         "/usr/lib/systemd/system/vpnproviderd.service",
+		"systemd/vpnproviderd.socket":          "/usr/lib/systemd/system/vpnproviderd.socket",
 		"systemd/vpnproviderd-cleanup.service": "/usr/lib/systemd/system/vpnproviderd-cleanup.service",
 		"systemd/vpnprovider.sysusers.conf":    "/usr/lib/sysusers.d/vpnprovider.conf",
 		"systemd/vpnprovider.tmpfiles.conf":    "/usr/lib/tmpfiles.d/vpnprovider.conf",
@@ -104,9 +105,9 @@ func (m *machine) install(p programs) {
 
 // client starts the app as Alice, who logs in as by ssh, and waits for its
 // session.
-func (m *machine) client() *container.Process {
+func (m *machine) client(args ...string) *container.Process {
 	m.t.Helper()
-	p := m.Start(m.t, container.Command{Argv: []string{"/opt/testclient"}, User: container.Alice})
+	p := m.Start(m.t, container.Command{Argv: append([]string{"/opt/testclient"}, args...), User: container.Alice})
 	p.Await(m.t, "session\n")
 	return p
 }
@@ -180,6 +181,7 @@ func TestDaemon(t *testing.T) {
 	t.Run("main job", func(t *testing.T) { testMainJob(t, newMachine(t, p)) })
 	t.Run("killed", func(t *testing.T) { testKilled(t, newMachine(t, p)) })
 	t.Run("no polkit rule", func(t *testing.T) { testNoPolkitRule(t, newMachine(t, p)) })
+	t.Run("activation", func(t *testing.T) { testActivation(t, newMachine(t, p)) })
 	t.Run("resolved hangs", func(t *testing.T) { testResolvedHangs(t, newMachine(t, p)) })
 	for _, name := range []string{"openresolv", "resolvconf"} {
 		t.Run(name, func(t *testing.T) { testResolvconf(t, newResolvconfMachine(t, p, name)) })

@@ -6,6 +6,7 @@
 //
 // With the argument "messages" it tells what the platform says, with the
 // time in microseconds since 1970; with "acknowledge" besides, it answers suspend.
+// With "stream" it brings its channel to the packet socket.
 package main
 
 import (
@@ -52,7 +53,7 @@ func run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	channel, err := session.OpenChannel(ctx, client.ChannelOptions{})
+	channel, err := open(ctx, session, slices.Contains(os.Args[1:], "stream"))
 	if err != nil {
 		return err
 	}
