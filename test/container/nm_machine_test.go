@@ -41,9 +41,10 @@ method=disabled
 // insideTunnel is an address that the tunnels include.
 const insideTunnel = "203.0.113.7"
 
-func newDesktop(t *testing.T, p nmPrograms) *desktop {
+func newDesktop(t *testing.T, p nmPrograms, packages ...string) *desktop {
 	t.Helper()
-	m := &machine{Container: container.Start(t, container.Options{Packages: []string{"network-manager", "dbus-user-session", "curl"}}), t: t}
+	packages = append(packages, "network-manager", "dbus-user-session", "curl")
+	m := &machine{Container: container.Start(t, container.Options{Packages: packages}), t: t}
 	d := &desktop{machine: m, ns: harness.NewNamespace(t, "lan")}
 	// Before there is the link: NetworkManager would set it up by itself.
 	m.WriteFile(t, "/etc/NetworkManager/system-connections/uplink.nmconnection", uplink, 0o600)
@@ -113,12 +114,16 @@ func (d *desktop) try(script string) error {
 // it printed, also where it fails. The user is logged in.
 func (d *desktop) as(user, script string) (string, error) {
 	d.t.Helper()
-	out, err := d.Output(container.Command{Argv: []string{
+	out, err := d.Output(ofUser(user, script))
+	return strings.TrimSuffix(out, "\n"), err
+}
+
+func ofUser(user, script string) container.Command {
+	return container.Command{Argv: []string{
 		"sh", "-ec", `uid=$(id -u "$0"); exec setpriv --reuid="$0" --regid="$0" --init-groups \
 			env XDG_RUNTIME_DIR=/run/user/$uid HOME=/home/"$0" USER="$0" \
 			systemd-run --user --quiet --pipe --wait --collect --working-directory=/home/"$0" sh -c "$1"`, user, script,
-	}})
-	return strings.TrimSuffix(out, "\n"), err
+	}}
 }
 
 func (d *desktop) alice(script string) string {

@@ -17,12 +17,9 @@ type nmPrograms struct {
 	bridge, ctl, wireguard string
 }
 
-// TestNetworkManager has the bridge on a desktop with NetworkManager. One
-// machine for all, since it takes a while until everybody is there; each part
-// begins and ends with nothing connected.
-func TestNetworkManager(t *testing.T) {
-	harness.Require(t, "systemd-nspawn", "mmdebstrap")
-	d := newDesktop(t, nmPrograms{
+func buildNM(t *testing.T) nmPrograms {
+	t.Helper()
+	return nmPrograms{
 		programs: programs{
 			daemon: container.Build(t, "./cmd/vpnproviderd"),
 			client: container.Build(t, "./test/container/testclient"),
@@ -30,7 +27,15 @@ func TestNetworkManager(t *testing.T) {
 		bridge:    container.Build(t, "./cmd/vpn-nm-bridge"),
 		ctl:       container.Build(t, "./cmd/vpnctl"),
 		wireguard: container.Build(t, "./cmd/vpn-wireguard"),
-	})
+	}
+}
+
+// TestNetworkManager has the bridge on a desktop with NetworkManager. One
+// machine for all, since it takes a while until everybody is there; each part
+// begins and ends with nothing connected.
+func TestNetworkManager(t *testing.T) {
+	harness.Require(t, "systemd-nspawn", "mmdebstrap")
+	d := newDesktop(t, buildNM(t))
 	d.wireguard("work", "home")
 	idle := d.network()
 	for _, part := range []struct {
@@ -289,12 +294,16 @@ func testNMUplink(t *testing.T, d *desktop) {
 	d.requireSource(tunnelAddress)
 	d.requireNetwork(network)
 
-	d.sh("nmcli device disconnect eth0")
-	d.awaitState("work", "reconnecting")
-	d.sh("nmcli connection up uplink")
-	d.awaitState("work", "connected")
-	d.awaitActive("work")
-	d.requireNetwork(network)
+	for _, script := range [][2]string{
+		{"nmcli device disconnect eth0", "nmcli connection up uplink"}, {"nmcli networking off", "nmcli networking on"},
+	} {
+		d.sh(script[0])
+		d.awaitState("work", "reconnecting")
+		d.sh(script[1])
+		d.awaitState("work", "connected")
+		d.awaitActive("work")
+		d.requireNetwork(network)
+	}
 }
 
 // testNMEnds: NetworkManager restarted, killed or absent does the tunnel no

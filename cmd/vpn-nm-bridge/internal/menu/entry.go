@@ -37,6 +37,8 @@ type link struct {
 	vpn    nm.VPNState
 	seen   bool // there was a session while it was there: with that it ends
 	told   bool // that it is connected
+	asked  bool // by the user, who waits for it
+	up     bool // it was activated
 	ending bool // we end it, or the user does: what comes of it is no wish
 
 	// last is what is left to say to a plugin that does not listen yet.
@@ -121,14 +123,16 @@ func (m *Menu) tell(e *entry, word nm.Word, reason string) {
 
 // appeared is an activation that is not ours, or of an earlier run of ours.
 func (m *Menu) appeared(ctx context.Context, e *entry, a nm.Active) {
-	e.link = link{path: a.Path, vpn: a.VPN, told: a.State == nm.Activated}
+	up := a.State == nm.Activated
+	e.link = link{path: a.Path, vpn: a.VPN, told: up, up: up}
 	switch {
 	case a.State == nm.Deactivating:
 		e.link.ending = true
 	case e.config.State.Active():
-	case a.State == nm.Activated:
+	case up:
 		e.link.seen = true // and the session has ended since
 	default:
+		e.link.asked = true
 		m.connect(ctx, e)
 	}
 	m.settle(ctx, e)
@@ -138,13 +142,14 @@ func (m *Menu) appeared(ctx context.Context, e *entry, a nm.Active) {
 func (m *Menu) changed(ctx context.Context, e *entry, state nm.ActiveState, reason nm.Reason) {
 	switch state {
 	case nm.Activated:
-		e.shows = 0
+		e.shows, e.link.up = 0, true
 		return
 	case nm.Deactivating, nm.Deactivated:
 	default:
 		return
 	}
-	wished := !e.link.ending && isWish(reason)
+	// An attempt of the user's that has failed there has failed.
+	wished := !e.link.ending && (isWish(reason) || e.link.asked && !e.link.up)
 	e.link.ending = true
 	if state == nm.Deactivated {
 		e.link = link{}

@@ -121,7 +121,7 @@ func (m *Menu) post(ctx context.Context, f func()) {
 func (m *Menu) takeChange(ctx context.Context, change client.Change) {
 	switch change.Kind {
 	case client.Added, client.Changed:
-		if change.Config == nil {
+		if change.Config == nil || change.Config.Owner != m.user.UID { // root sees others'
 			return
 		}
 		e, known := m.entries[change.Config.Path]

@@ -73,7 +73,7 @@ func (w *world) end() {
 // config is a config in a state. With one that is active goes a session.
 func (w *world) config(kind client.ChangeKind, path string, state client.State, reason string) {
 	name := map[string]string{workPath: "work", homePath: "home"}[path]
-	p := client.ConfigProperties{Path: path, App: "com.example.App", Name: name, State: state, FailureReason: reason}
+	p := client.ConfigProperties{Path: path, App: "com.example.App", Name: name, Owner: 1000, State: state, FailureReason: reason}
 	if state.Active() {
 		p.Session = fmt.Sprintf("/org/vpnprovider1/session/%d", w.next)
 	}

@@ -91,6 +91,22 @@ func TestStories(t *testing.T) {
 			w.over(path, nm.ConnectTimeout)
 			w.expect("connect 7", "disconnect 7")
 		},
+		"the plugin cannot start": func(w *world) {
+			path := w.wish()
+			w.newSession()
+			w.state(client.StateConnecting)
+			w.over(path, 8)
+			w.expect("connect 7", "disconnect 7")
+			w.state(client.StateIdle)
+			w.expect()
+		},
+		"another's config, which root sees": func(w *world) {
+			w.changes <- client.Change{Kind: client.Added, Config: &client.ConfigProperties{
+				Path: "/org/vpnprovider1/config/22222222222222222222222222222222", Name: "bob's", Owner: 1001, State: client.StateConnected,
+			}}
+			synctest.Wait()
+			w.expect()
+		},
 		"the base connection ends": func(w *world) {
 			path := w.connected()
 			w.refuse = errRefused
@@ -205,7 +221,7 @@ func TestAdopts(t *testing.T) {
 // TestNames: two configs of a name are told apart.
 func TestNames(t *testing.T) {
 	t.Run("same", story(func(w *world) {
-		other := client.ConfigProperties{Path: homePath, App: "com.example.Other", Name: "work", State: client.StateIdle}
+		other := client.ConfigProperties{Path: homePath, App: "com.example.Other", Name: "work", Owner: 1000, State: client.StateIdle}
 		w.changes <- client.Change{Kind: client.Changed, Config: &other}
 		synctest.Wait()
 		slices.Sort(w.notes)

@@ -162,5 +162,6 @@ func (c *Client) Read(ctx context.Context, paths []godbus.ObjectPath) []Active {
 func (c *Client) call(ctx context.Context, path godbus.ObjectPath, method string, args []any, results ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	return c.conn.Object(BusName, path).CallWithContext(ctx, method, 0, args...).Store(results...)
+	// It is not for us to start it.
+	return c.conn.Object(BusName, path).CallWithContext(ctx, method, godbus.FlagNoAutoStart, args...).Store(results...)
 }
