@@ -394,6 +394,34 @@ func TestNetworkChanges(t *testing.T) {
 	}
 }
 
+// TestSleep: the client does not hold up the machine's sleep, and is connected
+// again after it, in the same network and in another.
+func TestSleep(t *testing.T) {
+	l := newLab(t, harness.OCServOptions{})
+	l.SecondUplink(t)
+	logind := harness.StartLogind(t, l.bus)
+	p := l.start(t, l.server.OpenConnect()...)
+	l.awaitState(t, l.server.URL, client.StateConnected)
+	clear := l.Clear(t)
+	for _, way := range []string{harness.RouterIPv4 + " dev h0", harness.SecondRouterIPv4 + " dev h1"} {
+		if took := <-logind.Sleep(t); took > time.Second {
+			t.Errorf("the client held up the sleep for %v", took)
+		}
+		l.Host.IP(t, "route replace default via "+way)
+		logind.Wake(t)
+		p.Await(t, "the network has changed, reconnecting")
+		l.awaitState(t, l.server.URL, client.StateConnected)
+		l.fetchFrom(t, "http://10.98.0.80/", "10.99.0.0/24")
+	}
+	if n := clear.Count(t, harness.To(harness.PrivateIPv4)); n != 0 {
+		t.Errorf("%d packets in clear:\n%v", n, clear)
+	}
+	p.Signal(unix.SIGTERM)
+	if code := exitCode(t, p); code != 0 {
+		t.Errorf("exit code %d:\n%s", code, p.Output())
+	}
+}
+
 // TestSecondInstance is told apart from a broken one.
 func TestSecondInstance(t *testing.T) {
 	l := newLab(t, harness.OCServOptions{})

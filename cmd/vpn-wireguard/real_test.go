@@ -48,7 +48,9 @@ func newLab(t testing.TB, sysctls ...string) *lab {
 	harness.StartWeb(t, l.Server, 80)
 	l.Server.IP(t, "addr add "+insideIPv6+"/128 dev lo nodad") // a local block is no address yet
 	startEcho(t, l.Server, insideIPv4, insideIPv6)
-	l.bus = harness.StartBus(t, l.Host, harness.BusOptions{Policy: harness.ShippedPolicy})
+	l.bus = harness.StartBus(t, l.Host, harness.BusOptions{
+		Policy: harness.ShippedPolicy, PolicyFiles: []string{harness.LogindPolicy(t)},
+	})
 	l.before = l.Host.Snapshot(t, "/etc/resolv.conf")
 	l.daemon = harness.StartDaemon(t, l.Host, l.bus, harness.DaemonOptions{})
 	home := harness.TempDir(t)
