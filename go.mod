@@ -3,7 +3,6 @@ module github.com/vpnprovider/vpnproviderd
 go 1.26.8
 
 require (
-	fyne.io/systray v1.12.2
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/gaissmai/bart v0.30.0
 	github.com/godbus/dbus/v5 v5.2.4

@@ -23,7 +23,6 @@ const (
 // app is what runs between the daemon, the model and the desktop. Its fields
 // belong to the goroutine in run; others post what is to be done there.
 type app struct {
-	show       func(model.View)
 	tell       func(model.Notice)
 	quit       func()
 	complaints *log.Logger
@@ -37,16 +36,15 @@ type app struct {
 	readAgain bool
 }
 
-func newApp(show func(model.View), tell func(model.Notice), quit func(), complaints *log.Logger) *app {
+func newApp(tell func(model.Notice), quit func(), complaints *log.Logger) *app {
 	return &app{
-		show: show, tell: tell, quit: quit, complaints: complaints,
+		tell: tell, quit: quit, complaints: complaints,
 		todo: make(chan func()), retry: make(chan struct{}, 1), model: model.New(),
 	}
 }
 
 // run does what is posted, and shows what follows from it, until ctx is done.
-func (a *app) run(ctx context.Context) {
-	a.show(a.model.View())
+func (a *app) run(ctx context.Context, show func(model.View)) {
 	wake := time.NewTimer(0)
 	defer wake.Stop()
 	var due time.Time // when wake comes
@@ -65,7 +63,7 @@ func (a *app) run(ctx context.Context) {
 			for _, n := range a.model.Due(now) {
 				a.tell(n)
 			}
-			a.show(a.model.View())
+			show(a.model.View())
 			if due = a.model.Next(); !due.IsZero() {
 				wake.Reset(due.Sub(now))
 			}

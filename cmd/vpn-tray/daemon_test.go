@@ -69,9 +69,7 @@ func newDesk(t *testing.T) *desk {
 
 func (d *desk) asAlice(t *testing.T, argv ...string) *harness.Process {
 	t.Helper()
-	return d.Host.Start(t, harness.Command{Argv: argv, UID: harness.Alice, Env: []string{
-		"DBUS_SESSION_BUS_ADDRESS=unix:path=" + d.dir + "/session", raceOptions(t),
-	}})
+	return d.Host.Start(t, harness.Command{Argv: argv, UID: harness.Alice, Env: []string{"DBUS_SESSION_BUS_ADDRESS=unix:path=" + d.dir + "/session"}})
 }
 
 func (d *desk) vpnctl(t *testing.T, args ...string) string {

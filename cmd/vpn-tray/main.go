@@ -16,10 +16,10 @@ import (
 	"os/signal"
 	"syscall"
 
-	"fyne.io/systray"
 	"github.com/spf13/pflag"
 
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-tray/internal/model"
+	"github.com/vpnprovider/vpnproviderd/cmd/vpn-tray/internal/sni"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -85,8 +85,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	complaints := log.New(stderr, program+": ", 0)
-	log.SetFlags(0) // systray's own
-	log.SetPrefix(program + ": ")
 	err = serve(ctx, opts, complaints)
 	switch {
 	case errors.Is(err, errRunning):
@@ -114,22 +112,20 @@ func serve(ctx context.Context, opts options, complaints *log.Logger) error {
 	}
 	defer starter.Close()
 
-	p := newPanel()
 	n := newNotifier(session, complaints)
-	a := newApp(p.show, n.tell, func() { cancel(nil) }, complaints)
-	context.AfterFunc(ctx, systray.Quit)
-	finished := make(chan struct{})
-	systray.Run(func() {
-		p.build(func(wanted model.Action) { a.post(ctx, func() { a.click(ctx, wanted) }) })
-		go n.run(ctx)
-		go stayInPanel(ctx, session, complaints)
-		go a.follow(ctx, opts.bus, starter)
-		go func() {
-			defer close(finished)
-			a.run(ctx)
-		}()
-	}, func() {})
-	<-finished
+	a := newApp(n.tell, func() { cancel(nil) }, complaints)
+	clicked := func(wanted model.Action) { a.post(ctx, func() { a.click(ctx, wanted) }) }
+	item, err := sni.Connect(ctx, program, "VPN", picture(a.model.View(), clicked), func() { clicked(model.Action{Verb: model.Opened}) })
+	if err != nil {
+		return err
+	}
+	go n.run(ctx)
+	go a.follow(ctx, opts.bus, starter)
+	a.run(ctx, func(v model.View) {
+		if err := item.Show(picture(v, clicked)); err != nil && ctx.Err() == nil {
+			complaints.Print(err)
+		}
+	})
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}

@@ -22,7 +22,8 @@ type notifier struct {
 	bus        *godbus.Conn
 	complaints *log.Logger
 	queue      chan model.Notice
-	ids        map[string]uint32 // by the notice's key, of this server
+	server     string            // unique name of who has shown them
+	ids        map[string]uint32 // its numbers, by the notice's key
 }
 
 func newNotifier(bus *godbus.Conn, complaints *log.Logger) *notifier {
@@ -41,19 +42,10 @@ func (n *notifier) tell(notice model.Notice) {
 
 // run shows what is told until ctx is done.
 func (n *notifier) run(ctx context.Context) {
-	servers, err := owners(ctx, n.bus, notifications)
-	if err != nil && ctx.Err() == nil {
-		n.complaints.Print(err)
-	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case _, ok := <-servers:
-			if !ok {
-				return
-			}
-			clear(n.ids) // another server has other numbers
 		case notice := <-n.queue:
 			if err := n.send(ctx, notice); err != nil && ctx.Err() == nil {
 				n.complaints.Printf("cannot show %q: %v", notice.Summary, err)
@@ -67,11 +59,10 @@ func (n *notifier) send(ctx context.Context, notice model.Notice) error {
 	defer cancel()
 	server := n.bus.Object(notifications, "/org/freedesktop/Notifications")
 	if notice.Kind == model.Withdraw {
-		id, ok := n.ids[notice.Key]
-		delete(n.ids, notice.Key)
-		if ok { // that it was closed already is an error of no interest
-			_ = server.CallWithContext(ctx, notifications+".CloseNotification", 0, id)
+		if id, ok := n.ids[notice.Key]; ok { // an error is that it is closed already, or its server gone
+			_ = n.bus.Object(n.server, server.Path()).CallWithContext(ctx, notifications+".CloseNotification", 0, id)
 		}
+		delete(n.ids, notice.Key)
 		return nil
 	}
 	var capabilities []string
@@ -89,6 +80,15 @@ func (n *notifier) send(ctx context.Context, notice model.Notice) error {
 	}
 	if notice.Kind == model.Good {
 		hints["transient"] = godbus.MakeVariant(true)
+	}
+	// That call may have started it. Another server has other numbers.
+	var owner string
+	if err := n.bus.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetNameOwner", 0, notifications).Store(&owner); err != nil {
+		return err
+	}
+	if owner != n.server {
+		n.server = owner
+		clear(n.ids)
 	}
 	var id uint32
 	err := server.CallWithContext(ctx, notifications+".Notify", 0,

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -44,33 +43,4 @@ func join(bus *godbus.Conn) error {
 		return errRunning
 	}
 	return err
-}
-
-const busName = "org.freedesktop.DBus"
-
-// owners says who has a name on the bus from now on, whenever that changes;
-// "" is nobody. The channel is closed with the connection.
-func owners(ctx context.Context, bus *godbus.Conn, name string) (<-chan string, error) {
-	signals, out := make(chan *godbus.Signal, 16), make(chan string, 1)
-	bus.Signal(signals)
-	err := bus.AddMatchSignalContext(ctx, godbus.WithMatchSender(busName), godbus.WithMatchInterface(busName),
-		godbus.WithMatchMember("NameOwnerChanged"), godbus.WithMatchArg(0, name))
-	if err != nil {
-		return nil, fmt.Errorf("cannot watch the name %s: %w", name, err)
-	}
-	go func() {
-		defer close(out)
-		for sig := range signals {
-			var which, before, owner string
-			if sig.Sender != busName || sig.Name != busName+".NameOwnerChanged" || godbus.Store(sig.Body, &which, &before, &owner) != nil || which != name {
-				continue
-			}
-			select {
-			case out <- owner:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return out, nil
 }

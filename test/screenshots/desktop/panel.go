@@ -5,6 +5,8 @@ package desktop
 import (
 	"errors"
 	"fmt"
+	"image"
+	"image/color"
 	"slices"
 	"strings"
 	"sync"
@@ -65,6 +67,29 @@ func (p *Panel) Items() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.items)
+}
+
+// Observe is a Panel that looks at what has registered with the real one on the
+// session bus.
+func Observe(t testing.TB, bus string) *Panel {
+	t.Helper()
+	p := &Panel{conn: dial(t, bus)}
+	harness.Eventually(t, harness.Timeout, "an item is in the panel", func() error {
+		v, err := p.conn.Object(watcherName, watcherPath).GetProperty(watcherName + ".RegisteredStatusNotifierItems")
+		if err != nil {
+			return err
+		}
+		var items []string
+		if err := v.Store(&items); err != nil || len(items) == 0 {
+			return fmt.Errorf("items %q, %w", items, err)
+		}
+		for _, item := range items {
+			name, _, _ := strings.Cut(item, "/")
+			p.items = append(p.items, name)
+		}
+		return nil
+	})
+	return p
 }
 
 type watcher struct{ p *Panel }
@@ -249,11 +274,33 @@ func (p *Panel) Event(id int32, what string) error {
 	return menu.Call(menuName+".Event", 0, id, what, godbus.MakeVariant(int32(0)), uint32(0)).Err
 }
 
-// Look is what can be seen of an item without its menu.
+// Look is what can be seen of an item without its menu: the largest picture.
 type Look struct {
 	ID, Title, Tip string
 	Width, Height  int
 	Pixels         []byte // ARGB
+}
+
+// Colour is that of most of the picture that is not see-through.
+func (l Look) Colour() color.RGBA {
+	count, most := make(map[color.RGBA]int), color.RGBA{}
+	for i := 0; i+3 < len(l.Pixels); i += 4 {
+		if c := (color.RGBA{l.Pixels[i+1], l.Pixels[i+2], l.Pixels[i+3], 0xff}); l.Pixels[i] == 0xff {
+			if count[c]++; count[c] > count[most] {
+				most = c
+			}
+		}
+	}
+	return most
+}
+
+// Image is the picture.
+func (l Look) Image() *image.NRGBA {
+	img := image.NewNRGBA(image.Rect(0, 0, l.Width, l.Height))
+	for i := 0; i+3 < min(len(l.Pixels), len(img.Pix)); i += 4 {
+		img.Pix[i], img.Pix[i+1], img.Pix[i+2], img.Pix[i+3] = l.Pixels[i+1], l.Pixels[i+2], l.Pixels[i+3], l.Pixels[i]
+	}
+	return img
 }
 
 // Look looks at the item that registered last.
@@ -276,13 +323,15 @@ func (p *Panel) Look() (Look, error) {
 	}
 	err = errors.Join(property(item, "Id", &look.ID), property(item, "Title", &look.Title),
 		property(item, "ToolTip", &tip), property(item, "IconPixmap", &pictures))
-	if err == nil && len(pictures) != 1 {
-		err = fmt.Errorf("%d pictures", len(pictures))
-	}
 	if err != nil {
 		return Look{}, err
 	}
-	look.Tip, look.Width, look.Height, look.Pixels = tip.Title, int(pictures[0].W), int(pictures[0].H), pictures[0].Pix
+	look.Tip = tip.Title
+	for _, p := range pictures {
+		if int(p.W) > look.Width {
+			look.Width, look.Height, look.Pixels = int(p.W), int(p.H), p.Pix
+		}
+	}
 	return look, nil
 }
 

@@ -3,34 +3,25 @@
 package icon
 
 import (
-	"bytes"
 	"image"
 	"image/color"
-	"image/png"
 	"math"
 
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-tray/internal/model"
 )
 
-// Size is the width and height in pixels; panels scale it.
-const Size = 64
-
-// PNG is the picture of a state.
-func PNG(of model.Icon) []byte {
-	var b bytes.Buffer
-	if err := png.Encode(&b, Draw(of)); err != nil {
-		panic(err) // a buffer takes everything
-	}
-	return b.Bytes()
+// Sizes is the picture of a state as panels of different heights want it.
+func Sizes(of model.Icon) []*image.NRGBA {
+	return []*image.NRGBA{Draw(of, 22), Draw(of, 32), Draw(of, 64)}
 }
 
-// Draw draws the picture of a state.
-func Draw(of model.Icon) *image.NRGBA {
+// Draw draws the picture of a state, size pixels wide and high.
+func Draw(of model.Icon, size int) *image.NRGBA {
 	fill, mark := Colour(of), marks(of)
-	img := image.NewNRGBA(image.Rect(0, 0, Size, Size))
-	for y := range Size {
-		for x := range Size {
-			img.SetNRGBA(x, y, pixel(x, y, fill, mark))
+	img := image.NewNRGBA(image.Rect(0, 0, size, size))
+	for y := range size {
+		for x := range size {
+			img.SetNRGBA(x, y, pixel(float64(x)/float64(size), float64(y)/float64(size), 1/float64(size), fill, mark))
 		}
 	}
 	return img
@@ -55,16 +46,16 @@ func Colour(of model.Icon) color.NRGBA {
 // samples is how many points a side are looked at for one pixel.
 const samples = 4
 
-// pixel is the mean of what is seen in it.
-func pixel(x, y int, fill color.NRGBA, mark shape) color.NRGBA {
+// pixel is the mean of what is seen in a square.
+func pixel(left, top, side float64, fill color.NRGBA, mark shape) color.NRGBA {
 	var covered, white float64
 	for i := range samples * samples {
-		px := (float64(x) + (float64(i%samples)+0.5)/samples) / Size
-		py := (float64(y) + (float64(i/samples)+0.5)/samples) / Size
+		x := left + side*(float64(i%samples)+0.5)/samples
+		y := top + side*(float64(i/samples)+0.5)/samples
 		switch {
-		case !shield(px, py):
-		case mark == nil && shield(0.5+(px-0.5)/0.72, 0.48+(py-0.48)/0.76): // hollow
-		case mark != nil && mark(px, py):
+		case !shield(x, y):
+		case mark == nil && shield(0.5+(x-0.5)/0.72, 0.48+(y-0.48)/0.76): // hollow
+		case mark != nil && mark(x, y):
 			white++
 			covered++
 		default:

@@ -1,9 +1,7 @@
 package icon_test
 
 import (
-	"bytes"
 	"image"
-	"image/png"
 	"testing"
 
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-tray/internal/icon"
@@ -15,13 +13,12 @@ var all = []model.Icon{model.Disconnected, model.Connecting, model.Connected, mo
 // Every state has a picture of its own, also for those who see no colours.
 func TestPicturesDiffer(t *testing.T) {
 	for i, a := range all {
-		img, err := png.Decode(bytes.NewReader(icon.PNG(a)))
-		if err != nil || img.Bounds().Dx() != icon.Size || img.Bounds().Dy() != icon.Size {
-			t.Fatalf("icon %d: %v", a, err)
-		}
 		for _, b := range all[i+1:] {
-			if n := differing(a, b); n < icon.Size*icon.Size/50 {
-				t.Errorf("icons %d and %d differ in %d pixels without their colours", a, b, n)
+			for n, one := range icon.Sizes(a) {
+				differ, size := differing(one, icon.Sizes(b)[n]), one.Rect.Dx()
+				if differ < size*size/50 {
+					t.Errorf("icons %d and %d of %d pixels differ in %d without their colours", a, b, size, differ)
+				}
 			}
 		}
 	}
@@ -29,8 +26,7 @@ func TestPicturesDiffer(t *testing.T) {
 
 // differing counts the pixels in which two icons differ in shape: covered or
 // not, of the shield or of its mark.
-func differing(a, b model.Icon) (n int) {
-	one, other := icon.Draw(a), icon.Draw(b)
+func differing(a, b *image.NRGBA) (n int) {
 	kind := func(of *image.NRGBA, x, y int) int {
 		switch c := of.NRGBAAt(x, y); {
 		case c.A < 128:
@@ -41,9 +37,9 @@ func differing(a, b model.Icon) (n int) {
 			return 2
 		}
 	}
-	for y := range icon.Size {
-		for x := range icon.Size {
-			if kind(one, x, y) != kind(other, x, y) {
+	for y := range a.Rect.Dy() {
+		for x := range a.Rect.Dx() {
+			if kind(a, x, y) != kind(b, x, y) {
 				n++
 			}
 		}
@@ -51,8 +47,8 @@ func differing(a, b model.Icon) (n int) {
 	return n
 }
 
-func BenchmarkPNG(b *testing.B) {
+func BenchmarkSizes(b *testing.B) {
 	for b.Loop() {
-		icon.PNG(model.Reconnecting)
+		icon.Sizes(model.Reconnecting)
 	}
 }
