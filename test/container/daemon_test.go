@@ -271,14 +271,21 @@ func (m *machine) askLAN(when string, want bool) {
 	m.Run(m.t, "sh", "-c", "resolvectl llmnr eth0 no; resolvectl domain eth0 ''")
 }
 
-// testKilled: what was set goes with the link.
+// testKilled: what was set goes with the link, when the daemon is killed and the
+// app with it.
 func testKilled(t *testing.T, m *machine) {
 	t.Helper()
 	app := m.client()
 	m.tell(app, "applied\n", fullTunnel())
-	m.Run(t, "systemctl", "kill", "--signal=KILL", "vpnproviderd")
+	m.kill()
 	m.requireNothing()
 	m.lookup("www.example.org", onLAN)
+}
+
+// kill kills the daemon and the app.
+func (m *machine) kill() {
+	m.t.Helper()
+	m.Run(m.t, "sh", "-c", "systemctl kill --signal=KILL vpnproviderd; pkill -KILL -x testclient")
 }
 
 // testNoPolkitRule: the app is told what is missing, and nothing of
@@ -336,7 +343,7 @@ func testResolvconf(t *testing.T, m *machine) {
 
 	app = m.client()
 	m.tell(app, "applied\n", fullTunnel())
-	m.Run(t, "systemctl", "kill", "--signal=KILL", "vpnproviderd")
+	m.kill()
 	harness.Eventually(t, harness.Timeout, "resolv.conf is what it was", func() error {
 		if after := look(); after != before {
 			return errors.New(after)

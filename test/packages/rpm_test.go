@@ -29,9 +29,7 @@ func rpm(old, update built) func(*testing.T) {
 		messages := m.watch()
 		m.sh(program + "-U " + m.put(update.rpm[service]))
 		m.expect("vpnproviderd "+newer, "vpnproviderd --version")
-		messages.Await(t, `"disconnected","shutdown"`)
-		m.undone(network)
-		m.reconnect()
+		m.goesOn(messages)
 
 		m.lockdown(network)
 		m.sh(program + "-e " + names)
