@@ -55,11 +55,12 @@ func New(k Kernel, f Firewall, r Resolver, log *slog.Logger) *Network {
 // Apply makes the network what c wants, in place of what the last one wanted.
 // With an error everything is as it was before the call; where even that could
 // not be reached, the error says so, and the next Apply starts from what is
-// really there. The zero Config undoes everything but a lockdown.
+// really there. The zero Config undoes everything but a lockdown; where the DNS
+// cannot be restored then, the rest is undone all the same, and the error says so.
 func (n *Network) Apply(ctx context.Context, c Config) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.apply(ctx, c.clone(), n.lockdown.Load())
+	return errors.Join(n.apply(ctx, c.clone(), n.lockdown.Load()))
 }
 
 // Lock begins or ends the lockdown, whatever else is applied. It stays when the
@@ -67,28 +68,34 @@ func (n *Network) Apply(ctx context.Context, c Config) error {
 func (n *Network) Lock(ctx context.Context, on bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.apply(ctx, n.want, on)
+	left, err := n.apply(ctx, n.want, on)
+	if left != nil { // of an earlier end, which was told of it
+		n.log.Warn("the DNS could not be restored once more", "error", left)
+	}
+	return err
 }
 
 // Locked says whether a lockdown is wanted. It does not wait.
 func (n *Network) Locked() bool { return n.lockdown.Load() }
 
-func (n *Network) apply(ctx context.Context, c Config, lockdown bool) error {
+// apply gives what reconcile gives; with err everything is as before.
+func (n *Network) apply(ctx context.Context, c Config, lockdown bool) (left, err error) {
 	want, err := n.plan(ctx, c, lockdown)
 	if err != nil {
-		return fmt.Errorf("cannot plan the network: %w", err)
+		return nil, fmt.Errorf("cannot plan the network: %w", err)
 	}
-	if err = n.reconcile(ctx, want); err != nil {
+	left, err = n.reconcile(ctx, want)
+	if err != nil {
 		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), backTimeout)
 		defer cancel()
-		if undo := n.reconcile(back, n.goal); undo != nil {
-			return errors.Join(err, fmt.Errorf("cannot go back to the previous state: %w", undo))
+		if undo := errors.Join(n.reconcile(back, n.goal)); undo != nil {
+			return nil, errors.Join(err, fmt.Errorf("cannot go back to the previous state: %w", undo))
 		}
 		n.forget()
-		return err
+		return nil, err
 	}
 	n.reached(c, lockdown, want)
-	return nil
+	return left, nil
 }
 
 // Refresh goes to the same configuration again, from what is really there and
@@ -116,11 +123,12 @@ func (n *Network) refresh(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot plan the network: %w", err)
 	}
-	if err := n.reconcile(ctx, want); err != nil {
+	left, err := n.reconcile(ctx, want)
+	if err != nil {
 		return err
 	}
 	n.reached(n.want, lockdown, want)
-	return nil
+	return left
 }
 
 // Adopt takes what an earlier process left for our own, without changing
@@ -177,11 +185,12 @@ func (n *Network) Sweep(ctx context.Context, lockdown bool) error {
 	if err != nil {
 		return fmt.Errorf("cannot plan the network: %w", err)
 	}
-	if err := n.reconcile(ctx, want); err != nil {
+	left, err := n.reconcile(ctx, want)
+	if err != nil {
 		return err
 	}
 	n.reached(Config{}, lockdown, want)
-	return nil
+	return left
 }
 
 // State is what is in effect, as far as is known. The caller must not change
@@ -330,12 +339,15 @@ func (n *Network) forget() {
 }
 
 // reconcile goes from have to want, and stops at the first step that fails.
-// have is true in any case.
-func (n *Network) reconcile(ctx context.Context, want State) error {
+// have is true in any case. Where no tunnel is wanted, the DNS is no reason to
+// stop: left is why it could not be restored, and all the rest was done.
+func (n *Network) reconcile(ctx context.Context, want State) (left, err error) {
 	start, ops := time.Now(), 0
 	for _, s := range steps(n.have, want, n.resolver.PerLink()) {
 		var err error
 		switch {
+		case s.resolve && want.DNS == nil && len(want.Rules) == 0:
+			left = n.resolve(ctx, nil)
 		case s.resolve:
 			err = n.resolve(ctx, want.DNS)
 		case s.filters:
@@ -344,12 +356,12 @@ func (n *Network) reconcile(ctx context.Context, want State) error {
 			err = n.execute(ctx, s.ops)
 		}
 		if err != nil {
-			return err
+			return left, err
 		}
 		ops += len(s.ops)
 	}
 	n.log.Debug("network reached", "operations", ops, "took", time.Since(start))
-	return nil
+	return left, nil
 }
 
 func (n *Network) filter(ctx context.Context, f *Filter) error {

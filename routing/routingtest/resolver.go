@@ -14,6 +14,9 @@ type Resolver struct {
 	// Link makes it one whose settings belong to the link.
 	Link bool
 
+	// Broken has Revert fail.
+	Broken bool
+
 	// User is Asker.
 	User uint32
 
@@ -55,6 +58,9 @@ func (r *Resolver) Set(_ context.Context, want routing.Resolution) error {
 func (r *Resolver) Revert(context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.Broken {
+		return ErrInjected
+	}
 	if err := r.Failures.Next(); err != nil {
 		return err
 	}
