@@ -52,8 +52,9 @@ func (f Format) overhead() int {
 
 // offloadBuffer is the size in bytes of the send buffer of a channel of the
 // format FormatOffload. A socket that was full is written again only when three
-// quarters of it are free, so this must hold several of the longest messages.
-const offloadBuffer = 1 << 19
+// quarters of it are free: what is left then must keep the reader busy until the
+// writer has come. With half of this 4 to 9 % less passes, with twice no more.
+const offloadBuffer = 1 << 20
 
 // NewChannel makes a channel. Ours is for Tunnel.Attach, theirs for the
 // client; both are nonblocking and closed on exec. The caller owns both.
