@@ -55,7 +55,7 @@ func copyPackets(o options) (r bench.Result, err error) {
 			return r, err
 		}
 		ready()
-		return r, both(func() error { return copyBatches(near, far) }, func() error { return copyBatches(far, near) })
+		return r, both(func() error { return copyBatches(near, far, largest) }, func() error { return copyBatches(far, near, largest) })
 	default:
 		return r, fmt.Errorf("unknown mode %q", o.mode)
 	}
@@ -111,12 +111,14 @@ type batches interface {
 // batchSize is wireguard-go's.
 const batchSize = 128
 
-// copyBatches is copyEach, many at a time. Buffers are as large as wireguard-go
-// has them: there packets are put together in the buffer of the first.
-func copyBatches(from, to batches) error {
+// copyBatches is copyEach, many at a time. The size of the buffers is for
+// wireguard-go the largest: there packets are put together in the buffer of the
+// first.
+func copyBatches(from, to batches, size int) error {
 	bufs, sizes := make([][]byte, batchSize), make([]int, batchSize)
+	arena := make([]byte, batchSize*size)
 	for i := range bufs {
-		bufs[i] = make([]byte, largest)
+		bufs[i] = arena[i*size:][:size:size]
 	}
 	filled := make([][]byte, 0, batchSize)
 	for {

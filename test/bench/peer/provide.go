@@ -70,13 +70,13 @@ func provide(o options) (r bench.Result, err error) {
 // super-packets of the TUN taken apart and put together.
 func provideChannel(ch *client.Channel, mode string) error {
 	if mode == wire.FormatPacket || mode == library {
-		far, err := tunDevice(firstFile)
+		far, err := burstDevice(firstFile)
 		if err != nil {
 			return err
 		}
 		near := &channelBatches{channel: ch}
 		ready()
-		return both(func() error { return copyBatches(near, far) }, func() error { return copyBatches(far, near) })
+		return both(func() error { return copyBatches(near, far, packetSize) }, func() error { return copyBatches(far, near, packetSize) })
 	}
 	far, err := inherited(firstFile)
 	if err != nil {
