@@ -35,6 +35,8 @@ func (c *config) cancelWaiting() {
 	}
 }
 
+var errDown = Errorf(KindFailed, "the service is shutting down")
+
 var errCancelled = Errorf(KindFailed, "cancelled")
 
 // Connect gives the config a session, or the one that it has. It returns when
@@ -52,6 +54,10 @@ func (m *Manager) Connect(ctx context.Context, by Caller, id ConfigID, req Conne
 	if c.Session != 0 && c.State != Disconnecting {
 		defer m.mu.Unlock()
 		return c.Session, nil
+	}
+	if m.down {
+		m.mu.Unlock()
+		return 0, errDown
 	}
 	a := &attempt{cancel: cancel}
 	if c.waiting == nil {
@@ -147,7 +153,7 @@ func (m *Manager) open(ctx context.Context, by Caller, c *config) (SessionID, er
 	m.mu.Lock()
 	if m.down {
 		m.mu.Unlock()
-		return 0, Errorf(KindFailed, "the service is shutting down")
+		return 0, errDown
 	}
 	if m.configs[c.ID] != c {
 		m.mu.Unlock()
@@ -185,7 +191,7 @@ func (m *Manager) begin(ctx context.Context, s *session) (SessionID, error) {
 	case ctx.Err() != nil:
 		err = ctx.Err()
 	case m.down:
-		err = Errorf(KindFailed, "the service is shutting down")
+		err = errDown
 	case m.configs[s.config.ID] != s.config:
 		err = notFound("config", string(s.config.ID))
 	default:

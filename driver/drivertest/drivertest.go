@@ -40,6 +40,7 @@ type World struct {
 	tunnels  []*Tunnel
 	sessions driver.SessionID
 	kept     []byte
+	observe  func(driver.Notice)
 
 	// Facts are the host's.
 	HostFacts params.Host
@@ -370,8 +371,21 @@ func (w *World) Receiver(_ context.Context, to string, session driver.SessionID)
 	}
 }
 
+// OnObserve has f look at all that is told, before anything else.
+func (w *World) OnObserve(f func(driver.Notice)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.observe = f
+}
+
 // Observe is driver.Observer.
 func (w *World) Observe(n driver.Notice) {
+	w.mu.Lock()
+	look := w.observe
+	w.mu.Unlock()
+	if look != nil {
+		look(n)
+	}
 	switch n := n.(type) {
 	case driver.ConfigAdded:
 		w.note("added config %s", n.Config.Name)
@@ -445,6 +459,14 @@ func (t *Tunnel) Attach(ch *os.File, format driver.ChannelFormat) error {
 	}
 	t.channel, t.format = ch, format
 	return nil
+}
+
+// LoseChannel has the client end the channel while nobody looks.
+func (t *Tunnel) LoseChannel() {
+	t.world.mu.Lock()
+	defer t.world.mu.Unlock()
+	t.channel.Close()
+	t.channel = nil
 }
 
 // Format is that of the channel that was attached last.
