@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// FuzzStream cuts a stream that comes in any pieces. The packets must be those
+// FuzzPacketStream cuts a stream that comes in any pieces. The packets must be those
 // that a simple reader of the whole finds, and a length of 0 ends both.
-func FuzzStream(f *testing.F) {
+func FuzzPacketStream(f *testing.F) {
 	f.Add([]byte{0, 1, 0x45, 0, 2, 1, 2, 0, 0, 9}, []byte{1, 3})
 	f.Add(append([]byte{0x08, 0x00}, make([]byte, 3000)...), []byte{255})
 	f.Add(bytes.Repeat([]byte{0, 1, 7}, 500), []byte{})

@@ -70,7 +70,10 @@ func dpkg(old, update built) func(*testing.T) {
 func (m machine) checkInstalled() {
 	m.t.Helper()
 	m.expect("", "dpkg -V vpnproviderd")
-	m.expect("enabled\nactive", "systemctl is-enabled vpnproviderd; systemctl is-active vpnproviderd")
+	for _, unit := range []string{"vpnproviderd.service", "vpnproviderd.socket"} {
+		m.expect("enabled\nactive", "systemctl is-enabled "+unit+"; systemctl is-active "+unit)
+	}
+	m.expect("vpnprovider 666\nvpnprovider 666", "stat -c '%U %a' /run/vpnprovider/packets.*")
 	m.expect("", "systemctl --no-legend --failed")
 	m.expect("vpnprovider 755\nvpnprovider 700\nroot 755\nvpnprovider 750",
 		"stat -c '%G %a' /run/vpnprovider /var/lib/vpnprovider /etc/vpnprovider /etc/vpnprovider/configs.d")
@@ -85,7 +88,7 @@ func (m machine) checkActivation() {
 	if out := m.alice(callDaemon); !strings.HasPrefix(out, "a(osss)") {
 		m.t.Errorf("ListConfigs: %s", out)
 	}
-	m.expect("active", "systemctl is-active vpnproviderd")
+	m.expect("active\nactive", "systemctl is-active vpnproviderd.service vpnproviderd.socket")
 	m.expect("vpnprovider", "ps -o user= -C vpnproviderd")
 	m.alice("vpnctl list; vpn-openconnect --version; vpn-wireguard --version")
 	for _, shell := range []string{"bash-completion/completions/vpnctl", "zsh/*/_vpnctl", "fish/vendor_completions.d/vpnctl.fish"} {
