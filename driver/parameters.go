@@ -51,7 +51,11 @@ func (m *Manager) check(ctx context.Context, s *session, dict map[string]any) (p
 	if err := params.Join(parseErr, p.Conflicts(host)); err != nil {
 		return p, host, nil, Errorf(KindInvalidParameter, "%v", err)
 	}
-	return p, host, warnings, nil
+	omitted := p.Omitted(host)
+	for _, text := range omitted {
+		m.log.Warn("parameters", "SESSION", s.id, "CONFIG", s.config.ID, "APP", s.config.App, "warning", text)
+	}
+	return p, host, append(warnings, omitted...), nil
 }
 
 // apply makes the parameters hold. session.work is held.

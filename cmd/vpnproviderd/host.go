@@ -103,7 +103,7 @@ func (h *host) Facts(ctx context.Context, except int) (params.Host, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return params.Host{}, err
 	}
-	return params.Host{Addresses: found.Addresses, Gateways: found.Gateways, Nameservers: servers}, nil
+	return params.Host{Addresses: found.Addresses, Gateways: found.Gateways, Nameservers: servers, NoIPv6: found.NoIPv6}, nil
 }
 
 // Protect is driver.Host.

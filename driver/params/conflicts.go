@@ -10,6 +10,21 @@ type Host struct {
 	Addresses   []netip.Addr // of every interface but the tunnel
 	Gateways    []netip.Addr // of the default routes
 	Nameservers []netip.Addr // of the physical network
+
+	// NoIPv6: it is switched off on the tunnel's interface, whose IPv6 addresses
+	// are left out then.
+	NoIPv6 bool
+}
+
+// Omitted is a warning for each address that this host leaves out, one sentence
+// each. nil: none.
+func (p Parameters) Omitted(h Host) (warnings []string) {
+	for _, prefix := range p.Addresses {
+		if h.NoIPv6 && prefix.Addr().Is6() {
+			warnings = append(warnings, fmt.Sprintf("address %q is left out: IPv6 is switched off on this host (disable_ipv6)", prefix))
+		}
+	}
+	return warnings
 }
 
 // Conflicts names every address of p that this host or its network uses

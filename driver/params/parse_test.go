@@ -402,3 +402,13 @@ func BenchmarkParse(b *testing.B) {
 		}
 	}
 }
+
+func TestOmitted(t *testing.T) {
+	p := Parameters{Addresses: []netip.Prefix{netip.MustParsePrefix("10.8.0.2/24"), netip.MustParsePrefix("fd08::2/64")}}
+	if got := p.Omitted(Host{}); got != nil {
+		t.Errorf("%q", got)
+	}
+	if got := p.Omitted(Host{NoIPv6: true}); len(got) != 1 || !strings.Contains(got[0], "fd08::2/64") {
+		t.Errorf("%q", got)
+	}
+}

@@ -24,6 +24,9 @@ type Host struct {
 
 	// Uplink is zero while there is none.
 	Uplink Uplink
+
+	// NoIPv6: there is none on the link that was left out.
+	NoIPv6 bool
 }
 
 // Uplink is where the host's traffic leaves: the best default route of the main
@@ -65,7 +68,26 @@ func (k *Kernel) Host(ctx context.Context, except int) (Host, error) {
 			break
 		}
 	}
-	return h, nil
+	if except != 0 {
+		h.NoIPv6, err = k.withoutIPv6(except)
+	}
+	return h, err
+}
+
+// withoutIPv6 says whether a link, or the host, has IPv6 switched off.
+func (k *Kernel) withoutIPv6(index int) (bool, error) {
+	lo, err := k.conn.link(loopback)
+	if err != nil {
+		return false, fmt.Errorf("cannot look at the loopback: %w", err)
+	}
+	if lo.AddrGen == routing.AddrGenNoIPv6 {
+		return true, nil
+	}
+	link, err := k.conn.link(index)
+	if err != nil && !gone(err) {
+		return false, fmt.Errorf("cannot look at link %d: %w", index, err)
+	}
+	return err == nil && link.ipv6Disabled, nil
 }
 
 // leading are those of the hops, the best first, by which traffic can leave.

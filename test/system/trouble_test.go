@@ -127,10 +127,17 @@ func TestUnusualHosts(t *testing.T) {
 			}
 			m.before, m.quick = m.Host.Snapshot(t, resolvConf), m.look(t).text
 			v := m.withDaemon(t, harness.DaemonOptions{})
-			v.establish()
+			session, _ := v.establish()
 			v.ping(t, "2", includedIPv4)
+			var warnings []string
+			v.provider.must(v.provider.on(session, "SetParameters", fullTunnel()), &warnings)
 			if name != "no IPv6" {
 				v.ping(t, "2", includedIPv6)
+				if len(warnings) != 0 {
+					t.Errorf("warnings %q", warnings)
+				}
+			} else if want := `address "fd08::2/64" is left out`; len(warnings) != 1 || !contains(warnings[0], want) || !contains(v.daemon.Process().Output(), "is left out") {
+				t.Errorf("warnings %q, want %q, and the log\n%s", warnings, want, v.daemon.Process().Output())
 			}
 			v.disconnect()
 			v.requireClean(t)
