@@ -249,7 +249,7 @@ func TestCaptureOfSuperPackets(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "capture")
 	done := record(t, l.ui.capture(t, l.session), file)
 	l.ping(t, "2", includedIPv4)
-	c := newContent(300_000, 1)
+	c := newContent(100_000, 1) // fits what waits for a slow reader
 	l.stream(t, includedIPv4, c)
 	l.stream(t, includedIPv6, c)
 	l.disconnect() // ends the capture
