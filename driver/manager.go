@@ -181,6 +181,7 @@ func (m *Manager) Leave() {
 // stop lets no session begin any more, and gives the one that there is.
 func (m *Manager) stop() *session {
 	m.mu.Lock()
+	first := !m.down
 	m.down = true
 	for _, c := range m.configs {
 		c.cancelWaiting()
@@ -189,7 +190,9 @@ func (m *Manager) stop() *session {
 		m.wake(key)
 	}
 	m.mu.Unlock()
-	m.connecting <- struct{}{} // and nobody else gets it any more
+	if first {
+		m.connecting <- struct{}{} // and nobody else gets it any more
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.active
