@@ -37,18 +37,18 @@ func instants() []instant {
 		}
 	}
 	return []instant{
-		{name: "while connected", n: 5, kill: func(v *vpn, s *sender, _ godbus.ObjectPath) {
+		{name: "while connected", n: times(12, 250), kill: func(v *vpn, s *sender, _ godbus.ObjectPath) {
 			s.awaitMore(v.t, rand.Int64N(20))
 			v.daemon.Kill9()
 		}},
-		{name: "during updates", n: 8, kill: func(v *vpn, _ *sender, session godbus.ObjectPath) {
+		{name: "during updates", n: times(18, 400), kill: func(v *vpn, _ *sender, session godbus.ObjectPath) {
 			updates(v, session)
 		}},
-		{name: "during Disconnect", n: 4, uncovered: true, kill: func(v *vpn, _ *sender, _ godbus.ObjectPath) {
+		{name: "during Disconnect", n: times(10, 150), uncovered: true, kill: func(v *vpn, _ *sender, _ godbus.ObjectPath) {
 			v.ui.begin(v.config, "Disconnect", dict{})
 			v.killWithin(8 * time.Millisecond)
 		}},
-		{name: "during Connect and the first parameters", n: 4, uncovered: true, kill: func(v *vpn, _ *sender, _ godbus.ObjectPath) {
+		{name: "during Connect and the first parameters", n: times(10, 200), uncovered: true, kill: func(v *vpn, _ *sender, _ godbus.ObjectPath) {
 			v.disconnect()
 			updates(v, v.connect())
 		}},
@@ -68,7 +68,7 @@ func TestDaemonKilled(t *testing.T) {
 		clear, refused, tunnelled := 0, int64(0), int64(0)
 		for i := range at.n {
 			session, channel := v.establish()
-			s.requireTunnelled(t, channel, 0, 1)
+			s.requireTunnelled(t, channel, flowIPv4, flowIPv6)
 			clearBefore, refusedBefore := s.inClear(t), s.unreachable()
 			at.kill(v, s, session)
 			channel.awaitEnd(t)
@@ -76,7 +76,7 @@ func TestDaemonKilled(t *testing.T) {
 			n := s.inClear(t) - clearBefore
 			clear += n
 			refused += s.unreachable() - refusedBefore
-			tunnelled += channel.sent[0].Load() + channel.sent[1].Load()
+			tunnelled += sum(&channel.sent)
 			if n != 0 && !at.uncovered {
 				t.Errorf("%s: %d packets in clear, with\n%v", at.name, n, v.look(t).text)
 			}
@@ -85,8 +85,9 @@ func TestDaemonKilled(t *testing.T) {
 				t.Errorf("%s: files\n%s\nbefore\n%s", at.name, now, files)
 			}
 			s.requireSeen(t)
+			progress(t, i+1, at.n)
 		}
-		t.Logf("%s, %d times: %d packets through the tunnel, %d in clear, %d refused by the guard", at.name, at.n, tunnelled, clear, refused)
+		figure(t, "killed "+at.name, "%d times: %d packets through the tunnel, %d in clear, %d refused by the guard, nothing left over", at.n, tunnelled, clear, refused)
 		if refused == 0 && !at.uncovered {
 			t.Errorf("%s: the guard refused nothing", at.name)
 		}

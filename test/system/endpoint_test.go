@@ -17,16 +17,25 @@ import (
 // endpoint is the client's end of a tunnel: it answers every echo request that
 // comes out of the channel, of ICMP and of UDP, and counts what a sender sent.
 type endpoint struct {
-	file io.ReadWriteCloser // a packet at a time
-	sent [2]atomic.Int64    // packets of a sender, IPv4 and IPv6
-	done chan struct{}      // closed at the end of the channel
-	err  error              // how it ended; nil is the end of file
+	file io.ReadWriteCloser  // a packet at a time
+	sent [flows]atomic.Int64 // packets of a sender
+	all  *atomic.Int64       // those of every endpoint of the machine; may be nil
+	done chan struct{}       // closed at the end of the channel
+	err  error               // how it ended; nil is the end of file
 }
 
 // open opens the session's channel and serves it until the test ends.
 func (v *vpn) open(session godbus.ObjectPath) *endpoint {
 	v.t.Helper()
-	return serve(v.t, v.openChannel(session))
+	return v.serve(v.openChannel(session))
+}
+
+// serve serves a channel until the test ends.
+func (v *vpn) serve(file *os.File) *endpoint {
+	v.t.Helper()
+	e := &endpoint{file: file, all: &v.tunnelled, done: make(chan struct{})}
+	e.start(v.t)
+	return e
 }
 
 func (v *vpn) openChannel(session godbus.ObjectPath) *os.File {
@@ -42,6 +51,12 @@ func (v *vpn) openChannel(session godbus.ObjectPath) *os.File {
 func serve(t testing.TB, file io.ReadWriteCloser) *endpoint {
 	t.Helper()
 	e := &endpoint{file: file, done: make(chan struct{})}
+	e.start(t)
+	return e
+}
+
+func (e *endpoint) start(t testing.TB) {
+	t.Helper()
 	go func() {
 		defer close(e.done)
 		e.err = e.serve()
@@ -50,7 +65,6 @@ func serve(t testing.TB, file io.ReadWriteCloser) *endpoint {
 		e.file.Close()
 		<-e.done
 	})
-	return e
 }
 
 func (e *endpoint) serve() error {
@@ -89,11 +103,20 @@ func (e *endpoint) awaitEnd(t testing.TB) {
 }
 
 func (e *endpoint) count(p []byte) {
+	flow := 0
 	switch {
 	case len(p) >= 24 && p[0] == 0x45 && p[9] == 17 && binary.BigEndian.Uint16(p[22:]) == senderPort:
-		e.sent[0].Add(1)
+		flow = flowIPv4
+	case len(p) >= 24 && p[0] == 0x45 && p[9] == 17 && binary.BigEndian.Uint16(p[22:]) == 53:
+		flow = flowDNS
 	case len(p) >= 44 && p[0]>>4 == 6 && p[6] == 17 && binary.BigEndian.Uint16(p[42:]) == senderPort:
-		e.sent[1].Add(1)
+		flow = flowIPv6
+	default:
+		return
+	}
+	e.sent[flow].Add(1)
+	if e.all != nil {
+		e.all.Add(1)
 	}
 }
 

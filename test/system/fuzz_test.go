@@ -1,13 +1,14 @@
 package system
 
 import (
+	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
@@ -24,6 +25,7 @@ type fuzzer struct {
 	socket  godbus.UnixFD
 	methods []string // interface.member
 	in      map[string]string
+	names   []string // of interfaces and their properties, one behind the other
 	paths   []godbus.ObjectPath
 
 	config, session godbus.ObjectPath // of the user, the session the last one
@@ -42,6 +44,9 @@ func newFuzzer(c *conn, seed uint64, config godbus.ObjectPath, socket int) (*fuz
 			f.methods = append(f.methods, name+"."+m.Name)
 			f.in[name+"."+m.Name] = m.In()
 		}
+		for _, p := range i.Properties {
+			f.names = append(f.names, name, p.Name)
+		}
 	}
 	slices.Sort(f.methods)
 	return f, nil
@@ -49,9 +54,11 @@ func newFuzzer(c *conn, seed uint64, config godbus.ObjectPath, socket int) (*fuz
 
 func pick[T any](r *rand.Rand, list ...T) T { return list[r.IntN(len(list))] }
 
-func (f *fuzzer) call() *godbus.Call {
-	method := pick(f.random, f.methods...)
+// call makes one, and says which method it was.
+func (f *fuzzer) call() (method string, call *godbus.Call) {
+	method = pick(f.random, f.methods...)
 	path := pick(f.random, f.paths...)
+	property := f.random.IntN(len(f.names)/2) * 2
 	if f.random.IntN(4) != 0 { // usually on an object that has it
 		switch iface := method[:strings.LastIndexByte(method, '.')]; iface {
 		case wire.ManagerInterface, wire.ObjectManagerInterface:
@@ -60,6 +67,8 @@ func (f *fuzzer) call() *godbus.Call {
 			path = f.config
 		case wire.SessionInterface:
 			path = f.session
+		case wire.PropertiesInterface:
+			path = map[string]godbus.ObjectPath{wire.ConfigInterface: f.config, wire.SessionInterface: f.session, wire.ManagerInterface: wire.RootPath}[f.names[property]]
 		}
 	}
 	var args []any
@@ -68,13 +77,26 @@ func (f *fuzzer) call() *godbus.Call {
 		arg, rest = f.argument(rest)
 		args = append(args, arg)
 	}
-	switch f.random.IntN(20) {
+	if strings.HasPrefix(method, wire.PropertiesInterface+".") && f.random.IntN(4) != 0 {
+		copy(args, []any{f.names[property], f.names[property+1]}[:min(2, len(args))])
+	}
+	switch f.random.IntN(30) {
 	case 0:
 		args = append(args, f.value(0).Value())
 	case 1:
 		args = args[:f.random.IntN(len(args)+1)]
+	case 2:
+		if len(args) > 0 {
+			args[f.random.IntN(len(args))] = f.value(0).Value()
+		}
+	case 3: // the bus lets hardly any of these through
+		args = append(args, f.socket)
+	case 4:
+		args = append(args, dict{"x": godbus.MakeVariant(f.socket)})
+	case 5: // nobody waits for the answer
+		f.conn.Object(wire.BusName, path).Go(method, godbus.FlagNoReplyExpected, nil, args...)
 	}
-	return f.conn.call(path, method, args...)
+	return method, f.conn.call(path, method, args...)
 }
 
 // learn takes what an answer brought.
@@ -162,19 +184,29 @@ func (f *fuzzer) value(depth int) godbus.Variant {
 	return godbus.MakeVariant(pick(f.random, values...))
 }
 
-// Three users call at random, all at once, while sessions come and go. The
-// daemon answers everything, keeps nothing, and serves on. FUZZ_CALLS sets how
-// many calls each makes.
-func TestFuzzedCalls(t *testing.T) {
-	t.Parallel()
-	calls := 1000
-	if s := os.Getenv("FUZZ_CALLS"); s != "" {
-		var err error
-		if calls, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
+// fuzzed is what the answers to a fuzzer's calls were: by the error's name, and
+// for each method how many were not about a wrong call.
+type fuzzed struct {
+	sync.Mutex
+	answers map[string]int
+	served  map[string]int
+}
+
+func (f *fuzzed) count(method, answer string) {
+	f.Lock()
+	defer f.Unlock()
+	f.answers[answer]++
+	switch answer {
+	case wire.ErrUnknownObject, wire.ErrUnknownInterface, wire.ErrUnknownMethod, wire.ErrInvalidArgs, wire.ErrLimitExceeded, "org.freedesktop.DBus.Error.AccessDenied":
+	default:
+		f.served[method]++
 	}
-	v := newVPN(t)
+}
+
+// fuzz has the owner's two connections, another user and root call at random,
+// all at once, while sessions come and go.
+func (v *vpn) fuzz(t *testing.T, calls int) *fuzzed {
+	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -184,9 +216,8 @@ func TestFuzzedCalls(t *testing.T) {
 	bob := v.party(t, harness.Bob, app)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
+	found := &fuzzed{answers: map[string]int{}, served: map[string]int{}}
 	var running sync.WaitGroup
-	var mu sync.Mutex
-	answers := map[string]int{}
 	for i, c := range []*conn{v.provider, v.ui, bob.provider, v.dial(t, 0)} {
 		f, err := newFuzzer(c, seed+uint64(i), []godbus.ObjectPath{v.config, v.config, bob.config, v.config}[i], pair[0])
 		if err != nil {
@@ -199,34 +230,57 @@ func TestFuzzedCalls(t *testing.T) {
 					c.manager("CreateConfig", app, configName, dict{})
 					c.on(f.config, "Connect", dict{})
 				}
-				call := f.call()
+				method, call := f.call()
 				f.learn(call.Body)
 				name := errorName(call.Err)
 				if name == "" {
 					name = "success"
 				}
-				mu.Lock()
-				answers[name]++
-				mu.Unlock()
+				found.count(method, name)
+				if i == 0 {
+					progress(t, n, calls)
+				}
 			}
 		})
 	}
 	running.Wait()
-	t.Logf("%d calls: %v", 4*calls, answers)
-	if log := v.daemon.Process().Output(); strings.Contains(log, "panic") {
-		t.Error("a call made the daemon panic")
+	return found
+}
+
+// faults are what must not come of calls, whatever they are.
+func (f *fuzzed) faults(log string) (faults []string) {
+	if strings.Contains(log, "panic") {
+		faults = append(faults, "a call made the daemon panic")
 	}
-	for name := range answers {
-		if strings.HasPrefix(name, "no D-Bus error") && !strings.Contains(name, "wire format") {
-			t.Errorf("%d calls: %s", answers[name], name)
+	for name, n := range f.answers {
+		if strings.HasPrefix(name, "no D-Bus error") && !strings.Contains(name, "wire format") || strings.Contains(name, "NoReply") || strings.Contains(name, "ServiceUnknown") {
+			faults = append(faults, fmt.Sprintf("%d calls: %s", n, name))
 		}
 	}
+	return faults
+}
+
+// The daemon answers everything that users make up, keeps nothing, and serves
+// on. Every method is reached, and so is every kind of refusal.
+func TestFuzzedCalls(t *testing.T) {
+	t.Parallel()
+	v := newVPN(t)
+	fds := v.descriptors(t)
+	calls := times(12500, 250000)
+	found := v.fuzz(t, calls)
+	figure(t, "fuzzed calls", "%d, no crash; %d answered with success, %d refused in %d ways", 4*calls, found.answers["success"], 4*calls-found.answers["success"], len(found.answers)-1)
+	t.Logf("%v", found.answers)
+	for _, fault := range found.faults(v.daemon.Process().Output()) {
+		t.Error(fault)
+	}
+	v.requireReached(t, found)
 	root := v.dial(t, 0)
-	for _, uid := range []uint32{harness.Alice, harness.Bob} {
+	for _, uid := range []uint32{harness.Alice, harness.Bob, 0} {
 		c := v.dial(t, uid)
 		c.manager("ForgetProvider", app, dict{})
 		c.manager("ForgetProvider", "com.example.Other", dict{})
 	}
+	root.must(root.manager("Unlock", dict{}))
 	var configs []struct {
 		Config           godbus.ObjectPath
 		App, Name, State string
@@ -236,6 +290,41 @@ func TestFuzzedCalls(t *testing.T) {
 		root.must(root.on(c.Config, "Remove", dict{}))
 	}
 	v.requireClean(t)
+	v.requireDescriptors(t, fds+8) // of connections to name servers and the like, not of calls
 	w := v.party(t, harness.Alice, "com.example.After")
 	w.mainJob()
+}
+
+// requireReached requires that the calls were good enough to find something.
+func (v *vpn) requireReached(t *testing.T, found *fuzzed) {
+	t.Helper()
+	f, err := newFuzzer(v.ui, 0, v.config, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, method := range f.methods {
+		if found.served[method] == 0 {
+			t.Errorf("no call reached %s", method)
+		}
+	}
+	for _, answer := range []string{
+		"success", wire.ErrInvalidParameter, wire.ErrNotFound, wire.ErrNotOwner, wire.ErrWrongState,
+		wire.ErrInvalidArgs, wire.ErrUnknownObject, wire.ErrUnknownInterface, wire.ErrUnknownProperty, wire.ErrPropertyReadOnly,
+		"org.freedesktop.DBus.Error.AccessDenied",
+	} {
+		if found.answers[answer] == 0 {
+			t.Errorf("no call was answered with %s", answer)
+		}
+	}
+}
+
+// The control: a daemon that ends meanwhile does not go unnoticed.
+func TestFuzzerNotices(t *testing.T) {
+	t.Parallel()
+	v := newVPN(t)
+	time.AfterFunc(time.Second, v.daemon.Kill9)
+	if faults := v.fuzz(t, 2000).faults(v.daemon.Process().Output()); len(faults) == 0 {
+		t.Error("the daemon was killed, and the fuzzer found no fault")
+	}
+	v.daemon.Cleanup(t)
 }

@@ -56,7 +56,7 @@ func parameterSets() []parameterSet {
 	}
 }
 
-// 100 updates in place, from every set of parameters to another, under
+// Updates in place, from every set of parameters to another, under
 // traffic: none of it in clear at any moment.
 func TestUpdates(t *testing.T) {
 	t.Parallel()
@@ -68,22 +68,24 @@ func TestUpdates(t *testing.T) {
 	sets := parameterSets()
 	clear, tunnelled := s.inClear(t), int64(0)
 	at := 0
-	for i := range 100 {
+	n := times(100, 1000)
+	for i := range n {
 		at = (at + 1 + i/len(sets)%(len(sets)-1)) % len(sets) // each to each other
 		set := sets[at]
 		v.configure(session, set.parameters)
 		v.requireParameters(session, set.parameters)
 		s.requireTunnelled(t, channel, set.tunnelled...)
-		if n := s.inClear(t) - clear; n != 0 {
-			t.Fatalf("update %d, %s: %d packets in clear:\n%v", i, set.name, n, v.look(t).text)
+		if leaked := s.inClear(t) - clear; leaked != 0 {
+			t.Fatalf("update %d, %s: %d packets in clear:\n%v", i, set.name, leaked, v.look(t).text)
 		}
+		progress(t, i+1, n)
 	}
 	v.requireState(wire.StateConnected)
 	if now := v.link(session); now != link {
 		t.Errorf("the interface was %s, is %s", link, now)
 	}
-	tunnelled = channel.sent[0].Load() + channel.sent[1].Load()
-	t.Logf("100 updates: %d packets through the tunnel, %d without a route, %d in clear", tunnelled, s.unreachable(), s.inClear(t)-clear)
+	tunnelled = sum(&channel.sent)
+	figure(t, "updates", "%d: %d packets through the tunnel, %d without a route, %d in clear", n, tunnelled, s.unreachable(), s.inClear(t)-clear)
 	v.disconnect()
 	s.requireSeen(t)
 	s.requireRate(t)

@@ -2,6 +2,7 @@ package system
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -25,6 +26,8 @@ type machine struct {
 	kernel *netlink.Handle  // of the host
 	before harness.Snapshot // of the host, when the daemon had never run
 	quick  string           // the same, as look tells it
+
+	tunnelled atomic.Int64 // packets of senders that came out of channels
 }
 
 // newMachine is a machine on which the daemon runs.

@@ -55,7 +55,7 @@ func (w *walk) steps() map[string]func() {
 		"the provider leaves": w.leave,
 		"another channel": func() {
 			if w.session != "" {
-				serve(w.t, w.openChannel(w.session))
+				w.open(w.session)
 			}
 		},
 		"replaced": func() {
@@ -88,7 +88,7 @@ func (w *walk) connectOnce() {
 	switch {
 	case w.session == "":
 		w.session, w.state, w.notified = session, wire.StateConnecting, false
-		serve(w.t, w.openChannel(session))
+		w.open(session)
 	case session != w.session:
 		w.t.Fatalf("Connect gave %s, and now %s", w.session, session)
 	}
@@ -146,7 +146,7 @@ func (w *walk) check() {
 	w.ui.arrived()
 }
 
-// 1,000 things that user and provider may do, in an order that chance makes,
+// Many things that user and provider may do, in an order that chance makes,
 // under traffic: the state is always what it must be, and no packet is in
 // clear between the first parameters and the requested end.
 func TestTransitions(t *testing.T) {
@@ -162,7 +162,9 @@ func TestTransitions(t *testing.T) {
 			t.Logf("the last steps: %q", last)
 		}
 	}()
-	for range 1000 {
+	n := times(1000, 3000)
+	for i := range n {
+		progress(t, i, n)
 		name := names[rand.IntN(len(names))]
 		switch luck := rand.IntN(2) == 0; { // or little would happen
 		case luck && w.session == "":
@@ -182,5 +184,6 @@ func TestTransitions(t *testing.T) {
 	w.requireClean(t)
 	w.sender.requireSeen(t)
 	w.sender.requireRate(t)
+	figure(t, "transitions", "%d, 0 in clear from the first parameters to the requested end", n)
 	t.Logf("%v", done)
 }
