@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-
-	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 )
 
 // keptPeers is what a process leaves to the next one: who has called it, and
@@ -70,8 +68,8 @@ func (s *Server) resume(ctx context.Context) error {
 func (s *Server) Leave(stop func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	if err := s.conn.BusObject().CallWithContext(ctx, busName+".ReleaseName", 0, wire.BusName).Err; err != nil {
-		s.log.Warn("cannot give up the name on the bus", "error", err)
+	if err := s.releaseName(ctx); err != nil {
+		s.log.Warn("calls are not kept for the next process", "error", err)
 	}
 	stop()
 	s.calls.stop()

@@ -218,13 +218,19 @@ func (s *Server) Idle() bool { return s.calls.unused() }
 func (s *Server) Release(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, busTimeout)
 	defer cancel()
-	// The bus passes calls on in order: what it sent to us by the name comes
-	// before its answer.
-	err := s.conn.BusObject().CallWithContext(ctx, busName+".ReleaseName", 0, wire.BusName).Err
-	if err != nil {
-		return fmt.Errorf("cannot give the name %s back: %w", wire.BusName, err)
+	if err := s.releaseName(ctx); err != nil {
+		return err
 	}
 	s.calls.drain()
+	return nil
+}
+
+// releaseName gives the name back. The bus passes calls on in order: what it
+// sent to us by the name comes before its answer.
+func (s *Server) releaseName(ctx context.Context) error {
+	if err := s.conn.BusObject().CallWithContext(ctx, busName+".ReleaseName", 0, wire.BusName).Err; err != nil {
+		return fmt.Errorf("cannot give the name %s back: %w", wire.BusName, err)
+	}
 	return nil
 }
 
