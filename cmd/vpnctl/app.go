@@ -14,7 +14,7 @@ func (c *cli) oneApp(use, short, long, example string, act func(context.Context,
 		Use: use + " APP", Short: short, Long: long, Example: "  vpnctl " + example,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeApp,
-		RunE: c.do(changeLimit, func(ctx context.Context, d *client.Client, args []string) error {
+		RunE: c.change(changeLimit, func(ctx context.Context, d *client.Client, args []string) error {
 			return act(ctx, d, args[0])
 		}),
 	}
@@ -47,7 +47,7 @@ and "vpnctl agent" or a tray of yours does.`,
 		Example:           `  vpnctl configure Work`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeName(false),
-		RunE: c.do(changeLimit, func(ctx context.Context, d *client.Client, args []string) error {
+		RunE: c.change(changeLimit, func(ctx context.Context, d *client.Client, args []string) error {
 			info, err := resolve(ctx, d, args[0])
 			if err != nil {
 				return err

@@ -26,7 +26,7 @@ whatever is not encrypted can be read in it: keep it to yourself.`,
   vpnctl capture Work | wireshark -k -i -`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeName(false),
-		RunE: c.do(0, func(ctx context.Context, d *client.Client, args []string) error {
+		RunE: c.change(0, func(ctx context.Context, d *client.Client, args []string) error {
 			if file == "-" && c.out.terminal {
 				return usage(errors.New("packets are not for a terminal: pass -w FILE, or a pipe"))
 			}

@@ -39,7 +39,7 @@ connection attempt goes on.`,
 		if wait == 0 {
 			limit = changeLimit
 		}
-		return c.do(limit, func(ctx context.Context, d *client.Client, args []string) error {
+		return c.change(limit, func(ctx context.Context, d *client.Client, args []string) error {
 			info, err := resolve(ctx, d, args[0])
 			if err == nil {
 				err = c.connectConfig(ctx, d, info, wait > 0)
@@ -82,6 +82,8 @@ func connectFailure(info client.ConfigInfo, err error) error {
 		f.hint = fmt.Sprintf("start the app %s, then: vpnctl connect %s", info.App, info.Name)
 	case errors.Is(err, client.ErrBusy):
 		f.hint = "another user's VPN is connected: only its user or an administrator may end it"
+	case errors.Is(err, client.ErrNotAuthorized):
+		f.hint = "an app's first connect is allowed with a password; " + hintNotAuthorized
 	}
 	return f
 }

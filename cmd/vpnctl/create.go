@@ -26,7 +26,7 @@ passwords.`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: c.completeApp,
 	}
-	run := c.do(changeLimit, func(ctx context.Context, d *client.Client, args []string) error {
+	run := c.change(changeLimit, func(ctx context.Context, d *client.Client, args []string) error {
 		app, name := args[0], args[1]
 		cfg, err := d.CreateConfig(ctx, app, name, o)
 		if errors.Is(err, client.ErrAlreadyExists) {

@@ -18,7 +18,7 @@ yours is connected.`,
 		Example: `  vpnctl disconnect
   vpnctl disconnect Work`,
 		ValidArgsFunction: c.completeName(true),
-		RunE: c.do(changeLimit, func(ctx context.Context, d *client.Client, args []string) error {
+		RunE: c.change(changeLimit, func(ctx context.Context, d *client.Client, args []string) error {
 			return failed(exitStillThere, c.disconnectAll(ctx, d, args))
 		}),
 	}

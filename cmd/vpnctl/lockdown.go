@@ -29,7 +29,7 @@ also when the config is removed. It is in force while any config wants it.`,
 			if args[0] != "on" && args[0] != "off" {
 				return usage(fmt.Errorf("%q is neither on nor off", args[0]))
 			}
-			return c.do(changeLimit, c.setLockdown)(cmd, args)
+			return c.change(changeLimit, c.setLockdown)(cmd, args)
 		},
 	}
 }
@@ -68,7 +68,7 @@ func (c *cli) unlock() *cobra.Command {
 		Example: `  vpnctl unlock
   sudo vpnctl unlock`,
 		Args: cobra.NoArgs,
-		RunE: c.do(changeLimit, func(ctx context.Context, d *client.Client, _ []string) error {
+		RunE: c.change(changeLimit, func(ctx context.Context, d *client.Client, _ []string) error {
 			if err := d.Unlock(ctx); err != nil {
 				return err
 			}

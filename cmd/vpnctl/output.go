@@ -9,8 +9,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -24,8 +22,7 @@ type printer struct {
 func newPrinter(w io.Writer) *printer {
 	p := &printer{w: w}
 	if f, ok := w.(*os.File); ok {
-		_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-		p.terminal = err == nil
+		p.terminal = isTerminal(f)
 	}
 	p.colour = p.terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	return p

@@ -17,7 +17,7 @@ func (c *cli) remove() *cobra.Command {
 		Example:           `  vpnctl remove Work`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: c.completeName(true),
-		RunE: c.do(changeLimit, func(ctx context.Context, d *client.Client, args []string) error {
+		RunE: c.change(changeLimit, func(ctx context.Context, d *client.Client, args []string) error {
 			all, err := configs(ctx, d)
 			if err != nil {
 				return err

@@ -89,6 +89,14 @@ func (c *cli) do(limit time.Duration, act action) func(*cobra.Command, []string)
 	}
 }
 
+// change is do for an action about which polkit may ask for a password.
+func (c *cli) change(limit time.Duration, act action) func(*cobra.Command, []string) error {
+	return c.do(limit, func(ctx context.Context, d *client.Client, args []string) error {
+		defer c.askHere(ctx)()
+		return act(ctx, d, args)
+	})
+}
+
 func (c *cli) dial(ctx context.Context) (*client.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
