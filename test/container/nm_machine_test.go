@@ -211,9 +211,10 @@ func hasLine(text string, words ...string) bool {
 // network is all that NetworkManager could have touched.
 func (d *desktop) network() string {
 	d.t.Helper()
+	// (NetworkManager may set up lo anew, with another flag.)
 	return d.sh(`{ ip -o -d link | sed 's/^[0-9]*: //; s/ qlen.*//'; ip -o addr | sed 's/^[0-9]*: //; s/_lft.*//'; ip rule; ip -6 rule
 		ip -N route show table all | sort; ip -6 -N route show table all | sort; nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'
-		resolvectl dns; resolvectl domain; resolvectl default-route; cat /etc/resolv.conf; } | sed 's/^Link [0-9]*//; s/@if[0-9]*//; s/tunnel-[0-9]*/tunnel/'`)
+		resolvectl dns; resolvectl domain; resolvectl default-route; cat /etc/resolv.conf; } | sed 's/^Link [0-9]*//; s/@if[0-9]*//; s/tunnel-[0-9]*/tunnel/; /^lo /s/noprefixroute //'`)
 }
 
 // requireNetwork waits until it is as it was.

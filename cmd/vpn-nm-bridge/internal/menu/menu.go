@@ -86,13 +86,11 @@ func (m *Menu) Run(ctx context.Context, running bool, changes <-chan client.Chan
 	}
 	last, stop := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
 	defer stop()
-	return errors.Join(err, m.clear(last))
+	return errors.Join(err, m.Clear(last))
 }
 
-// Clear takes away every profile of the user's, whoever made it.
-func (m *Menu) Clear(ctx context.Context) error { return m.clear(ctx) }
-
-func (m *Menu) clear(ctx context.Context) error {
+// Clear takes away every profile of the user's, also those of an earlier run.
+func (m *Menu) Clear(ctx context.Context) error {
 	// Where NetworkManager is not there, neither is a profile.
 	found, _ := m.profiles.Profiles(ctx)
 	var err error
