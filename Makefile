@@ -27,7 +27,7 @@ complete = $(filter vpnctl vpn-wireguard,$(programs))
 tool    = $(GO) tool -modfile=test/tools/go.mod
 
 .DEFAULT_GOAL := build
-.PHONY: help build deps test lint fmt fuzz bench bench-quick demo install deb rpm dist clean
+.PHONY: help build deps test lint fmt fuzz soak bench bench-quick demo install deb rpm dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,12 +51,45 @@ fmt: ## gofumpt and the order of imports
 	$(tool) golangci-lint fmt ./...
 
 fuzz: ## every fuzz target for FUZZTIME (10s)
-	@set -e; for pkg in $$($(GO) list $(PKGS)); do \
-		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-			echo "== $$pkg $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
+	@set -e; for file in $$(grep -rl --include='*_test.go' '^func Fuzz' . | sort); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file); do \
+			echo "== $$file $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$(dirname $$file); \
 		done; \
 	done
+
+# The same tests with large numbers, for hours. Each part is one test, and can be
+# run alone: make soak PARTS="kills cycles". The figures of all parts that were run
+# since `make clean` stand in the table at the end.
+PARTS    ?= clients kills transitions updates cycles calls floods integrity rekey fuzz
+SOAKTIME ?= 10m
+soaked    = $(abspath $(BIN))/soak.txt
+soak_test = CI=1 SOAK=1 SOAK_TABLE=$(soaked) $(GO) test -v -count=1 -timeout=12h
+soak-clients: tests = TestClientDies
+soak-kills: tests = TestDaemonKilled
+soak-transitions: tests = TestTransitions|TestLockdownTransitions
+soak-updates: tests = TestUpdates
+soak-cycles: tests = TestCyclesLeaveNothing
+soak-calls: tests = TestFuzzedCalls
+soak-floods: tests = TestFloods
+soak-integrity: tests = TestIntegrity.*
+soak-rekey: tests = TestRekey
+
+soak: deps ## hours of the tests with large numbers (as root; PARTS="kills cycles" for some)
+	@mkdir -p $(BIN)
+	@failed=; for part in $(PARTS); do $(MAKE) --no-print-directory soak-$$part || failed="$$failed $$part"; done; \
+		echo; column -t -s "$$(printf '\t')" $(soaked); echo; \
+		if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+soak-clients soak-kills soak-transitions soak-updates soak-cycles soak-calls soak-floods soak-integrity:
+	$(soak_test) -run '^($(tests))$$' ./test/system
+
+soak-rekey:
+	$(soak_test) -run '^($(tests))$$' ./cmd/vpn-wireguard
+
+soak-fuzz:
+	$(MAKE) --no-print-directory fuzz FUZZTIME=$(SOAKTIME)
+	@printf 'fuzz targets\t%s each, no fault\n' $(SOAKTIME) >>$(soaked)
 
 # One session of measurements: docs/performance.md tells the method.
 session = CI=1 $(GO) test -run '^$$' -bench '^BenchmarkSession$$' -benchtime 1x -timeout 2h ./test/bench -out=$(abspath $(BIN))/bench
