@@ -356,10 +356,14 @@ func testAppDiesMeanwhile(t *testing.T, f *flowing) {
 	if out := f.Run(t, "systemctl", "show", "-P", "NFileDescriptorStore", "vpnproviderd"); out != "2\n" {
 		t.Errorf("%s descriptors are kept", out)
 	}
-	// And there can be another one.
+	// And there can be another one, which goes on before its parameters, too.
 	f.connect()
+	pid := f.pid()
+	f.Run(t, "sh", "-c", kill)
+	f.awaitAnother(pid)
 	f.parameters("10.1.0.2")
 	f.requireFlow()
+	f.requireSame()
 }
 
 // testWatchdog: that a person takes long, or that polkit does, is not taken
