@@ -168,45 +168,6 @@ func (w *World) Locked() bool {
 	return w.locked
 }
 
-// Resume is driver.Network.
-func (w *World) Resume(ctx context.Context, want routing.Config, lockdown bool) error {
-	err := w.enter(ctx, "resume")
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.network, w.locked = want, w.locked || lockdown
-	w.log = append(w.log, "resume")
-	return err
-}
-
-// Sweep is driver.Network.
-func (w *World) Sweep(ctx context.Context, lockdown bool) error {
-	if err := w.enter(ctx, "sweep"); err != nil {
-		return err
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.network, w.locked = routing.Config{}, w.locked || lockdown
-	w.log = append(w.log, "sweep")
-	return nil
-}
-
-func (w *World) keep(text []byte) error {
-	if err := w.enter(context.Background(), "keep"); err != nil {
-		return err
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.kept = slices.Clone(text)
-	return nil
-}
-
-// Kept is what was kept last, for Manager.Resume.
-func (w *World) Kept() []byte {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.kept)
-}
-
 // SetWay says what becomes of a destination.
 func (w *World) SetWay(dst string, way driver.Way) {
 	w.mu.Lock()
@@ -262,33 +223,6 @@ func (w *World) Open(ctx context.Context, slot int, events driver.TunnelEvents) 
 	t := &Tunnel{world: w, Slot: slot, Events: events}
 	w.tunnels = append(w.tunnels, t)
 	return linkOf(slot), t, nil
-}
-
-// Adopt is driver.Opener: the last tunnel of that link that is open goes on as
-// another one.
-func (w *World) Adopt(link routing.Link, passes *driver.Traffic, events driver.TunnelEvents) (driver.Tunnel, bool, error) {
-	if err := w.enter(context.Background(), "adopt"); err != nil {
-		return nil, false, err
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, former := range slices.Backward(w.tunnels) {
-		if former.closed || linkOf(former.Slot) != link {
-			continue
-		}
-		t := &Tunnel{world: w, Slot: former.Slot, Events: events, channel: former.channel, format: former.format}
-		if passes != nil {
-			t.traffic = *passes
-		}
-		former.closed, former.channel = true, nil
-		w.tunnels = append(w.tunnels, t)
-		return t, t.channel != nil, nil
-	}
-	return nil, false, fmt.Errorf("there is no tunnel %s", link.Name)
-}
-
-func linkOf(slot int) routing.Link {
-	return routing.Link{Name: fmt.Sprintf("vpn%d", slot), Index: 100 + slot, Slot: slot}
 }
 
 // NewChannel is driver.Opener: a pipe stands for the pair.
@@ -459,14 +393,6 @@ func (t *Tunnel) Attach(ch *os.File, format driver.ChannelFormat) error {
 	}
 	t.channel, t.format = ch, format
 	return nil
-}
-
-// LoseChannel has the client end the channel while nobody looks.
-func (t *Tunnel) LoseChannel() {
-	t.world.mu.Lock()
-	defer t.world.mu.Unlock()
-	t.channel.Close()
-	t.channel = nil
 }
 
 // Format is that of the channel that was attached last.
