@@ -47,17 +47,27 @@ func newResolvconfMachine(t *testing.T, p programs, name string) *machine {
 	t.Helper()
 	m := startMachine(t, p, container.Options{Packages: []string{name}, Without: []string{"systemd-resolved", "libnss-resolve"}})
 	m.Run(t, "sh", "-c", "echo nameserver "+lanDNS+" | resolvconf -a eth0.dhcp")
+	writes := "/etc /run/resolvconf"
 	if name == "resolvconf" {
 		m.Run(t, "ln", "-sfn", "/run/resolvconf/resolv.conf", "/etc/resolv.conf")
+		writes = "/run/resolvconf"
 	}
 	for _, unit := range []string{"vpnproviderd", "vpnproviderd-cleanup"} {
-		m.WriteFile(t, "/etc/systemd/system/"+unit+".service.d/resolvconf.conf", "[Service]\nUser=root\nGroup=root\nReadWritePaths=/etc /run/resolvconf\n", 0o644)
+		m.WriteFile(t, "/etc/systemd/system/"+unit+".service.d/resolvconf.conf", "[Service]\nUser=root\nGroup=root\nReadWritePaths="+writes+"\n", 0o644)
 	}
 	m.Run(t, "systemctl", "daemon-reload")
 	return m
 }
 
 func startMachine(t *testing.T, p programs, opts container.Options) *machine {
+	t.Helper()
+	m := startBare(t, opts)
+	m.install(p)
+	return m
+}
+
+// startBare is a machine without the daemon.
+func startBare(t *testing.T, opts container.Options) *machine {
 	t.Helper()
 	t.Parallel()
 	m := &machine{Container: container.Start(t, opts), t: t}
@@ -68,7 +78,6 @@ func startMachine(t *testing.T, p programs, opts container.Options) *machine {
 	m.lan = harness.StartDNS(t, lan, lanDNS, map[string]string{"www.example.org": onLAN, "www.corp.example": onLAN})
 	m.Run(t, "ip", "addr", "add", "192.0.2.2/24", "dev", "eth0")
 	m.Run(t, "ip", "route", "add", "default", "via", "192.0.2.1")
-	m.install(p)
 	return m
 }
 
@@ -97,6 +106,12 @@ func (m *machine) install(p programs) {
     if (action.id.indexOf("org.vpnprovider1.") == 0 && subject.user == "alice") { return polkit.Result.YES; }
 });
 `, 0o644)
+	m.settle()
+}
+
+// settle makes installed files known.
+func (m *machine) settle() {
+	m.t.Helper()
 	m.Run(m.t, "systemd-sysusers")
 	m.Run(m.t, "systemd-tmpfiles", "--create", "vpnprovider.conf")
 	m.Run(m.t, "systemctl", "daemon-reload")

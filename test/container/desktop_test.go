@@ -1,0 +1,219 @@
+package container_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/vpnprovider/vpnproviderd/test/container"
+	"github.com/vpnprovider/vpnproviderd/test/harness"
+)
+
+// TestDesktop has what `make install` installs on a machine with
+// systemd-resolved and polkit, and an example app; ordinary people use it, as the
+// documents say.
+func TestDesktop(t *testing.T) {
+	harness.Require(t, "systemd-nspawn", "mmdebstrap", "make")
+	installed := filepath.Join(harness.TempDir(t), "installed")
+	makeInstall(t, installed)
+	mirror := container.Build(t, "./docs/examples/mirror")
+	m := startBare(t, container.Options{})
+	m.Run(t, "resolvectl", "dns", "eth0", lanDNS)
+	if out, err := exec.Command("cp", "-a", installed+"/.", m.Root()+"/").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	m.settle()
+	m.CopyFile(t, mirror, "/opt/mirror", 0o755)
+	m.CopyFile(t, container.Build(t, "./test/container/testclient"), "/opt/testclient", 0o755)
+	m.Run(t, "sh", "-c", "echo 'alice:"+alicePassword+"' | chpasswd")
+	for _, step := range []struct {
+		name string
+		run  func(*testing.T, *machine)
+	}{
+		{"first connect", testFirstConnect},
+		{"known apps", testKnownApps},
+		{"over ssh", testOverSSH},
+	} {
+		t.Run(step.name, func(t *testing.T) { step.run(t, m) })
+	}
+}
+
+func makeInstall(t *testing.T, to string) {
+	t.Helper()
+	cmd := exec.Command("make", "install", "DESTDIR="+to, "BIN="+filepath.Join(harness.TempDir(t), "bin"))
+	cmd.Dir = harness.ModuleRoot(t)
+	for _, v := range os.Environ() {
+		// A make that runs this test is no business of the one that it runs.
+		if !strings.HasPrefix(v, "MAKE") && !strings.HasPrefix(v, "MFLAGS=") {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("make install: %v\n%s", err, out)
+	}
+}
+
+// vpnctl runs it in a new login session. It has no terminal.
+func (m *machine) vpnctl(how container.Command, args ...string) (string, error) {
+	m.t.Helper()
+	how.Argv = append(how.Argv, append([]string{"/usr/bin/vpnctl"}, args...)...)
+	return m.Output(how)
+}
+
+// awaitConfig asks as root, so that no other login session is in front of the
+// app's before it has registered.
+func (m *machine) awaitConfig(name string) {
+	m.t.Helper()
+	harness.Eventually(m.t, harness.Timeout, "the app has made its config", func() error {
+		if out := m.Run(m.t, "/usr/bin/vpnctl", "list"); !strings.Contains(out, name) {
+			return errors.New(out)
+		}
+		return nil
+	})
+}
+
+// testFirstConnect: the app's user is asked for her password, on her terminal,
+// and not any more the next time.
+func testFirstConnect(t *testing.T, m *machine) {
+	t.Helper()
+	app := seated(container.Alice)
+	app.Argv = []string{"/opt/mirror"}
+	m.Start(t, app)
+	m.awaitConfig("Mirror")
+	out, err := m.vpnctl(seated(container.Alice), "connect", "Mirror")
+	for _, want := range []string{"com.example.Mirror", "has no consent", "first connect is allowed with a password"} {
+		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 4 || !strings.Contains(out, want) {
+			t.Errorf("without a terminal: %v, not %q in\n%s", err, want, out)
+		}
+	}
+	if got := m.typing("connect Mirror", "a wrong password"); !strings.Contains(got, "com.example.Mirror") || !strings.Contains(got, "exit 4\n") {
+		t.Errorf("with a wrong password:\n%s", got)
+	}
+	if got := m.typing("connect Mirror", alicePassword); !strings.Contains(got, "Mirror: connected\nexit 0\n") {
+		t.Fatalf("with her password:\n%s", got)
+	}
+	m.Run(t, "ping", "-c1", "-W5", "198.18.0.7")
+	pid := strings.TrimSpace(m.Run(t, "systemctl", "show", "--value", "-p", "MainPID", "vpnproviderd"))
+	status := m.Run(t, "cat", "/proc/"+pid+"/status")
+	for _, want := range []string{"CapEff:\t0000000000001000", "CapPrm:\t0000000000001000", "CapBnd:\t0000000000001000", "NoNewPrivs:\t1"} {
+		if !strings.Contains(status, want+"\n") {
+			t.Errorf("the daemon has not %q:\n%s", want, status)
+		}
+	}
+	if got := strings.TrimSpace(m.Run(t, "stat", "-c", "%U", "/proc/"+pid)); got != "vpnprovider" {
+		t.Errorf("the daemon is %s's", got)
+	}
+	for _, args := range [][]string{{"disconnect", "Mirror"}, {"connect", "Mirror"}, {"disconnect"}, {"forget", "com.example.Mirror"}} {
+		if out, err := m.vpnctl(seated(container.Alice), args...); err != nil {
+			t.Errorf("vpnctl %q: %v\n%s", args, err, out)
+		}
+	}
+	m.requireNothing()
+}
+
+// typing runs vpnctl at the screen on a terminal, and types a password when it
+// is asked for. It returns what was printed and the exit code, behind the
+// question. (script may lose what is printed last, and then never ends.)
+func (m *machine) typing(args, password string) string {
+	m.t.Helper()
+	const printed = "/tmp/printed"
+	how := seated(container.Alice)
+	how.Argv = []string{"script", "-qec", "/usr/bin/vpnctl " + args + " >" + printed + "; echo exit $? >>" + printed + "; kill -KILL $PPID", "/dev/null"}
+	p := m.Start(m.t, how)
+	p.Await(m.t, "Password:")
+	if _, err := fmt.Fprintf(p, "%s\n", password); err != nil {
+		m.t.Fatal(err)
+	}
+	var out string
+	harness.Eventually(m.t, harness.Timeout, "vpnctl ends", func() error {
+		if out = m.ReadFile(m.t, printed); !strings.Contains(out, "exit ") {
+			return errors.New(out + p.Output())
+		}
+		return nil
+	})
+	m.Run(m.t, "rm", printed)
+	return p.Output() + out
+}
+
+// documentedRule is the rule of docs/service.md for that file, as it stands
+// there.
+func documentedRule(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(harness.ModuleRoot(t), "docs", "service.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile("(?s)`" + regexp.QuoteMeta(file) + "`.*?```js\n(.*?)```").FindSubmatch(text)
+	if found == nil {
+		t.Fatalf("docs/service.md has no rule for %s", file)
+	}
+	return string(found[1])
+}
+
+// testKnownApps: an app that the administrator's rule names needs no password,
+// and no other app gets in. The names of the first go through its tunnel.
+func testKnownApps(t *testing.T, m *machine) {
+	t.Helper()
+	const rules = "/etc/polkit-1/rules.d/48-vpn-apps.rules"
+	rule := documentedRule(t, rules)
+	m.WriteFile(t, rules, strings.ReplaceAll(rule, "com.example.Demo", "com.example.Test"), 0o644)
+	m.Run(t, "systemctl", "restart", "polkit")
+	command := seated(container.Alice)
+	command.Argv = []string{"/opt/testclient"}
+	app := m.Start(t, command)
+	app.Await(t, "session\n")
+	before := m.Run(t, "resolvectl", "status", "--no-pager")
+	m.tell(app, "applied\n", fullTunnel())
+	if got := m.Run(t, "resolvectl", "dns", "vpn0"); !strings.Contains(got, vpnDNS) {
+		t.Errorf("the tunnel's DNS: %s", got)
+	}
+	m.lookup("www.example.com", behind)
+	m.disconnect(app)
+	m.requireNothing()
+	m.lookup("www.example.org", onLAN)
+	if after := m.Run(t, "resolvectl", "status", "--no-pager"); strings.Contains(after, vpnDNS) || len(after) > len(before) {
+		t.Errorf("the DNS was\n%s\nand is\n%s", before, after)
+	}
+
+	// The other app is there still, and was forgotten.
+	if out, err := m.vpnctl(seated(container.Alice), "create", "com.example.Mirror", "Mirror"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := m.vpnctl(seated(container.Alice), "connect", "Mirror"); err == nil || !strings.Contains(out, "polkit does not allow org.vpnprovider1.trust-provider") {
+		t.Errorf("another app: %v\n%s", err, out)
+	}
+	m.Run(t, "rm", rules)
+}
+
+// testOverSSH: the members of a group do without passwords there, others do not.
+func testOverSSH(t *testing.T, m *machine) {
+	t.Helper()
+	out, err := m.vpnctl(remote(container.Bob), "create", "com.example.Mirror", "Bob's")
+	if err == nil || !strings.Contains(out, "org.vpnprovider1.manage-own") {
+		t.Errorf("without the rule: %v\n%s", err, out)
+	}
+	const rules = "/etc/polkit-1/rules.d/48-vpn.rules"
+	m.WriteFile(t, rules, documentedRule(t, rules), 0o644)
+	m.Run(t, "sh", "-c", "groupadd vpn && usermod -a -G vpn bob && systemctl restart polkit")
+	app := remote(container.Bob)
+	app.Argv = []string{"/opt/mirror"}
+	m.Start(t, app)
+	harness.Eventually(t, harness.Timeout, "Bob's app connects", func() error {
+		out, err := m.vpnctl(remote(container.Bob), "connect", "Mirror")
+		if err != nil {
+			return errors.New(out)
+		}
+		return nil
+	})
+	if out, err := m.vpnctl(remote(container.Bob), "disconnect"); err != nil {
+		t.Errorf("disconnect: %v\n%s", err, out)
+	}
+	if out, err := m.vpnctl(remote(container.Alice), "create", "com.example.Mirror", "Ssh"); err == nil {
+		t.Errorf("Alice is not in the group: %s", out)
+	}
+}
