@@ -26,7 +26,7 @@ func TestProvisionCheck(t *testing.T) {
 	if want := good + ": Work of app com.example.Demo for uid 1000, lockdown\n"; out != want || errs != "" {
 		t.Errorf("%q, %q, want %q", out, errs, want)
 	}
-	if out, _ := b.run(0, "provision", "check", "--json", good); out != "[]\n" {
+	if out, _ = b.run(0, "provision", "check", "--json", good); out != "[]\n" {
 		t.Errorf("%q", out)
 	}
 
