@@ -187,7 +187,7 @@ func (s *screen) icon() (at image.Point) {
 			return err
 		}
 		var n int
-		if at, n = desktop.Find(img.SubImage(panelPart()).(*image.RGBA), look.Colour()); n < 20 {
+		if at, n = desktop.Find(img, panelPart(), look.Colour(), 0); n < 20 {
 			return fmt.Errorf("%d pixels of %v", n, look.Colour())
 		}
 		return nil

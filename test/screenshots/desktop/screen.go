@@ -131,11 +131,13 @@ func (s *Screen) do(t testing.TB, args ...string) {
 	}
 }
 
-// Find is the middle of the pixels of a colour, and how many there are.
-func Find(img *image.RGBA, c color.RGBA) (middle image.Point, n int) {
-	for y := range img.Rect.Dy() {
-		for x := range img.Rect.Dx() {
-			if img.RGBAAt(x, y) == c {
+// Find is the middle of the pixels of a colour, or near it, in a part of a
+// picture, and how many there are.
+func Find(img *image.RGBA, part image.Rectangle, c color.RGBA, near int) (middle image.Point, n int) {
+	differ := func(a, b uint8) bool { return max(a, b)-min(a, b) > uint8(near) }
+	for y := part.Min.Y; y < part.Max.Y; y++ {
+		for x := part.Min.X; x < part.Max.X; x++ {
+			if p := img.RGBAAt(x, y); !differ(p.R, c.R) && !differ(p.G, c.G) && !differ(p.B, c.B) {
 				middle = middle.Add(image.Pt(x, y))
 				n++
 			}
