@@ -44,6 +44,7 @@ type keptSession struct {
 	ID         SessionID
 	Config     ConfigID
 	Conn       string
+	Opener     string // the connection that connected it
 	Signals    bool
 	Link       routing.Link
 	State      State
@@ -95,7 +96,7 @@ func (m *Manager) kept() kept {
 // kept must be called with Manager.mu held.
 func (s *session) kept() *keptSession {
 	k := &keptSession{
-		ID: s.id, Config: s.config.ID, Conn: s.conn, Signals: s.signals, Link: s.link, State: s.state,
+		ID: s.id, Config: s.config.ID, Conn: s.conn, Opener: s.opener, Signals: s.signals, Link: s.link, State: s.state,
 		Notified: s.notified, Down: s.down, Channel: s.opened, Since: s.since, Deadline: s.deadline.Round(0), Uplink: s.m.uplink,
 	}
 	if s.set {

@@ -84,7 +84,7 @@ func (m *Manager) resume(ctx context.Context, k keptSession) error {
 		return err
 	}
 	s := m.prepare(ctx, k.ID, c, k.Conn, k.Signals)
-	s.link, s.opened = k.Link, k.Channel
+	s.opener, s.link, s.opened = k.Opener, k.Link, k.Channel
 	var passes *Traffic
 	// Before the first parameters the link alone is wanted, or it would be taken
 	// for what those have left that were being applied.
