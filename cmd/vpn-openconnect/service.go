@@ -19,6 +19,7 @@ const app = "org.vpnprovider.OpenConnect"
 type service struct {
 	client  *client.Client
 	session *client.Session
+	locked  bool // the config had a lockdown when it was connected
 
 	channel   *client.Channel // nil before Carry
 	endRelay  context.CancelFunc
@@ -59,6 +60,9 @@ func (s *service) connect(ctx context.Context, cmd cmdline.Command) (cmdline.Com
 	}
 	if s.session, err = cfg.Connect(ctx); err != nil {
 		return cmd, err
+	}
+	if p, err := cfg.Properties(ctx); err == nil {
+		s.locked = p.Lockdown
 	}
 	go refuseOthers(provider, s.session)
 	return cmd, nil
@@ -103,6 +107,14 @@ func refuseOthers(p *client.Provider, own *client.Session) {
 		if started, ok := event.(client.SessionStarted); ok && started.Session.Path() != own.Path() {
 			_ = started.Session.NotifyFailure(context.Background())
 		}
+	}
+}
+
+// complain tells that openconnect's sockets cannot be exempted. That only
+// matters in a lockdown: else the server's address is.
+func (s *service) complain(err error) {
+	if s.locked {
+		say(os.Stderr, "openconnect may not get through the lockdown: %v", err)
 	}
 }
 

@@ -42,6 +42,14 @@ func session(cmd cmdline.Command) int {
 		say(os.Stderr, "%v", err)
 		return exitFailure // and the session with us, on Close
 	}
+	exempting, stop := context.WithCancel(context.Background())
+	defer stop()
+	go func() {
+		err := process.Exempt(exempting, func(f *os.File) error { return service.session.Protect(exempting, f) }, service.complain)
+		if err != nil {
+			service.complain(err)
+		}
+	}()
 	s := &supervisor{process: process, session: service, quiet: cmd.Quiet, log: os.Stderr}
 	if err := s.run(received); err != nil {
 		say(os.Stderr, "%v", err)
