@@ -9,6 +9,7 @@ import (
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -73,19 +74,19 @@ func (l *Logind) inhibit(what, _, _, mode string) (godbus.UnixFD, *godbus.Error)
 	if what != "sleep" || mode != "delay" {
 		return -1, godbus.MakeFailedError(errors.New(what + " " + mode))
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return -1, godbus.MakeFailedError(err)
 	}
-	held := &lock{file: r, sent: make(chan struct{})}
-	time.AfterFunc(200*time.Millisecond, func() {
-		_ = w.Close()
+	held := &lock{file: os.NewFile(uintptr(pipe[0]), "sleep lock"), sent: make(chan struct{})}
+	time.AfterFunc(500*time.Millisecond, func() {
+		_ = unix.Close(pipe[1])
 		close(held.sent)
 	})
 	l.mu.Lock()
 	l.locks = append(l.locks, held)
 	l.mu.Unlock()
-	return godbus.UnixFD(w.Fd()), nil
+	return godbus.UnixFD(pipe[1]), nil
 }
 
 // Sleep says that the machine is about to sleep. The channel that it returns

@@ -109,7 +109,7 @@ func (s *sender) run(flow, fd int, to unix.Sockaddr, payload []byte, quit <-chan
 		for due := int64(time.Since(s.begun).Seconds() * senderRate); s.sent[flow].Load() < due; s.sent[flow].Add(1) {
 			switch err := unix.Sendto(fd, payload, 0, to); err {
 			case nil, unix.EAGAIN, unix.ENOBUFS:
-			case unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EADDRNOTAVAIL, unix.EACCES:
+			case unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EADDRNOTAVAIL, unix.EACCES, unix.EPERM: // by the routes, or a lockdown
 				s.refused[flow].Add(1)
 			default:
 				s.failed.Store(&err)

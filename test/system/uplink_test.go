@@ -133,7 +133,7 @@ func (r *roamer) inClear() (n int) {
 // is sent in clear.
 func TestUplinkMessages(t *testing.T) {
 	t.Parallel()
-	const limit = 2 * time.Second
+	const limit = 4 * time.Second
 	r := newRoamer(t, "--connect-timeout", limit.String())
 	session := r.reachMobile(wire.StateConnected)
 	serve(t, r.openChannel(session))
@@ -221,7 +221,7 @@ func TestUplinkMessages(t *testing.T) {
 // not stop it.
 func TestUplinkTimer(t *testing.T) {
 	t.Parallel()
-	const limit = 2 * time.Second
+	const limit = 4 * time.Second
 	r := newRoamer(t, "--connect-timeout", limit.String())
 	session := r.reachMobile(wire.StateConnected)
 	r.ip(anotherIPv4)
@@ -239,7 +239,7 @@ func TestUplinkTimer(t *testing.T) {
 	r.requireState(wire.StateReconnecting)
 	r.told(session, "config disconnecting", "error: connection timed out", "disconnected: connection timed out",
 		"config failed (connection timed out)", "-session")
-	if took := time.Since(begun); took < limit-100*time.Millisecond || took > limit+time.Second {
+	if took := time.Since(begun); took < limit-100*time.Millisecond || took > limit+2*time.Second {
 		t.Errorf("it failed after %v, want %v", took, limit)
 	}
 	r.requireClean(t)
@@ -321,7 +321,7 @@ func TestUplinkAppears(t *testing.T) {
 // before, and reconnects after; a lock is held all the time but while it sleeps.
 func TestSleepAndWake(t *testing.T) {
 	t.Parallel()
-	const limit = 5 * time.Second
+	const limit = 8 * time.Second
 	r := newRoamer(t, "--connect-timeout", limit.String())
 	for _, state := range []string{wire.StateConfigured, wire.StateConnected} {
 		session := r.reachMobile(state)
@@ -337,7 +337,7 @@ func TestSleepAndWake(t *testing.T) {
 		acknowledged := time.Now()
 		r.provider.must(r.provider.on(session, "Acknowledge", "suspend", dict{}))
 		<-asleep
-		if took := time.Since(acknowledged); took > 500*time.Millisecond {
+		if took := time.Since(acknowledged); took > time.Second {
 			t.Errorf("%s: it slept %v after the provider was ready", state, took)
 		}
 		r.untold(session)
@@ -436,7 +436,7 @@ func TestForeignDeletion(t *testing.T) {
 		}
 	}
 	r.requireState(wire.StateReconnecting)
-	s.stop() // what the lockdown refuses is an error
+	s.requireRate(t)
 	if n := r.inClear(); n != 0 {
 		t.Errorf("%d packets in clear", n)
 	}
