@@ -188,7 +188,7 @@ func TestFloods(t *testing.T) {
 			if f.fair && busy.at(99) > fairness {
 				t.Errorf("p99 of another user's calls is %v", busy.at(99))
 			}
-			if sent.Load() < 10 {
+			if sent.Load() < 3 { // of 8 MiB, the bus takes a few a second
 				t.Errorf("only %d calls were sent", sent.Load())
 			}
 			harness.Eventually(t, harness.Timeout, "the flood has ebbed", func() error {
