@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -33,6 +34,10 @@ type host struct {
 	dns      *dns.Resolver
 	network  *routing.Network
 	lock     *os.File
+
+	// opening is held while a TUN is made, and while the network is looked at:
+	// a TUN in the making carries our mark, and would be removed as a leftover.
+	opening sync.Mutex
 }
 
 // openHost makes the folders and makes sure that no other daemon is at work on

@@ -90,7 +90,9 @@ func (k *keeper) refresh(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
 	var problems []driver.Problem
+	k.host.opening.Lock()
 	failed := k.host.network.Refresh(ctx)
+	k.host.opening.Unlock()
 	if failed != nil && ctx.Err() == nil {
 		k.log.Warn("cannot follow a change of the network", "error", failed)
 		problems = append(problems, driver.Problem{

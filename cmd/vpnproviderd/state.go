@@ -53,7 +53,7 @@ func newManager(h *host, server *dbus.Server, kept *state, limit limits, opts op
 		return nil, err
 	}
 	return driver.NewManager(driver.Options{
-		Network: h.network, Host: h, Opener: opener{kept.store, h.kernel, log}, Store: configs, Consents: consents, Observer: server, Packets: server, Log: log,
+		Network: h.network, Host: h, Opener: opener{kept.store, h.kernel, &h.opening, log}, Store: configs, Consents: consents, Observer: server, Packets: server, Log: log,
 		NextSession: counter(filepath.Join(opts.runtimeDir, "session")).next, Keep: kept.manager.Write,
 		ConnectTimeout: opts.connectTimeout, ConfigsPerUser: limit.ConfigsPerUser, Configs: limit.Configs,
 	})

@@ -23,6 +23,7 @@ import (
 type opener struct {
 	store  *fdstore.Store
 	kernel *rtnl.Kernel
+	making *sync.Mutex // held while a TUN is made
 	log    *slog.Logger
 }
 
@@ -34,7 +35,9 @@ func (o opener) Open(_ context.Context, slot int, events driver.TunnelEvents) (r
 			return routing.Link{}, nil, fmt.Errorf("the names %s, %s … are in use", name(slot), name(slot+driver.Slots))
 		}
 	}
+	o.making.Lock()
 	device, err := tun.Open(name(number))
+	o.making.Unlock()
 	if err != nil {
 		return routing.Link{}, nil, err
 	}

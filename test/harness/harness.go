@@ -154,13 +154,19 @@ func built(t testing.TB, name string, race bool) string {
 			t.Fatal(err)
 		}
 		binaries.dir, binaries.built = dir, map[string]error{}
+		for _, kind := range []string{"plain", "race"} {
+			if err := os.Mkdir(filepath.Join(dir, kind), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	path := filepath.Join(binaries.dir, name)
-	args := []string{"build", "-o", path}
+	// The name is the program's own: people's scripts find it in their PATH.
+	kind, args := "plain", []string{"build"}
 	if race {
-		path += "-race"
-		args = []string{"build", "-race", "-o", path}
+		kind, args = "race", []string{"build", "-race"}
 	}
+	path := filepath.Join(binaries.dir, kind, name)
+	args = append(args, "-o", path)
 	err, done := binaries.built[path]
 	if !done {
 		cmd := exec.Command("go", append(args, "./cmd/"+name)...)
