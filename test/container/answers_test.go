@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,7 +34,8 @@ func TestAnswers(t *testing.T) {
 		if !slices.Equal(identities, []string{"alice"}) {
 			t.Errorf("%q may answer, want Alice alone", identities)
 		}
-		return "alice", w.says
+		password, _ := w.says.Load().(string)
+		return "alice", password
 	})
 	for _, step := range []struct {
 		name string
@@ -55,7 +57,7 @@ type answers struct {
 	conn   *godbus.Conn // of Alice, who calls
 	agent  *agent
 	config godbus.ObjectPath
-	says   string // a password, or what else the agent does
+	says   atomic.Value // a string: a password, or what else the agent does
 }
 
 func (w *answers) connect() <-chan *godbus.Call {
@@ -111,7 +113,7 @@ func (a *agent) gone(t *testing.T) {
 func testRefused(t *testing.T, w *answers) {
 	t.Helper()
 	for says, text := range map[string]string{"a wrong password": "does not allow", cancels: "dismissed"} {
-		w.says = says
+		w.says.Store(says)
 		done := w.connect()
 		w.question(t)
 		w.refused(t, done, "NotAuthorized", text)
@@ -121,7 +123,7 @@ func testRefused(t *testing.T, w *answers) {
 // testNever: whoever waits is cancelled by a Disconnect, or by leaving.
 func testNever(t *testing.T, w *answers) {
 	t.Helper()
-	w.says = never
+	w.says.Store(never)
 	done := w.connect()
 	w.question(t)
 	must(t, w.conn, wire.RootPath, wire.ManagerInterface, "ListConfigs")
@@ -138,7 +140,7 @@ func testNever(t *testing.T, w *answers) {
 	asked.gone(t)
 	w.requireState(t, wire.StateIdle)
 	// Its place among the prompts of the user is free again.
-	w.says = cancels
+	w.says.Store(cancels)
 	done = w.connect()
 	w.question(t)
 	w.refused(t, done, "NotAuthorized", "dismissed")
@@ -156,13 +158,13 @@ func (w *answers) requireState(t *testing.T, want string) {
 // again; the agent has to come back by itself, as desktops' do.
 func testPolkitEnds(t *testing.T, w *answers) {
 	t.Helper()
-	w.says = never
+	w.says.Store(never)
 	done := w.connect()
 	w.question(t)
 	w.Run(t, "systemctl", "kill", "--signal=KILL", "polkit")
 	w.refused(t, done, "NotAuthorized", "polkit cannot be asked")
 	w.requireState(t, wire.StateIdle)
-	w.says = alicePassword
+	w.says.Store(alicePassword)
 	w.refused(t, w.connect(), "NotAuthorized", "nobody can be asked")
 	w.agent = w.board.agent(w.alice, w.agent.answer)
 }
@@ -187,7 +189,7 @@ func testAgreed(t *testing.T, w *answers) {
 	for len(w.agent.asked) > 0 {
 		<-w.agent.asked
 	}
-	w.says = alicePassword
+	w.says.Store(alicePassword)
 	done := w.connect()
 	w.question(t)
 	if c := <-done; c.Err != nil {
@@ -203,7 +205,7 @@ func testAgreed(t *testing.T, w *answers) {
 	must(t, w.conn, w.config, wire.ConfigInterface, "Connect", dict{})
 	must(t, w.conn, wire.RootPath, wire.ManagerInterface, "ForgetProvider", matrixApp, dict{})
 	w.config, _ = w.board.config(matrixApp)
-	w.says = cancels
+	w.says.Store(cancels)
 	done = w.connect()
 	w.question(t)
 	w.refused(t, done, "NotAuthorized", "dismissed")
