@@ -434,8 +434,9 @@ func TestTrafficAsWireguard(t *testing.T) {
 				got = append(got, bytes.Clone(p))
 			}
 		}
+		// wireguard-go is not asked to put these together: what was lost, sent
+		// again or overtaken, it merges in ways of its own.
 		same(t, got, some)
-		w.roundTrip(t, whole(some))
 	}
 	t.Logf("%d frames, %d packets, %d messages of them: %v", len(frames), len(packets), messages, seen)
 }
