@@ -21,8 +21,13 @@ import (
 	"github.com/vpnprovider/vpnproviderd/test/harness"
 )
 
-// fairness is how long 99 of 100 calls of another user take at most.
+// fairness is how long 99 of 100 calls of another user take at most. A soak,
+// which has the machine to itself, holds the daemon to it.
 const fairness = 100 * time.Millisecond
+
+// patience is how long the slowest call of another user takes at most, however
+// busy the machine.
+const patience = 20 * time.Second
 
 // maxMemory is what the daemon may have had resident at most, in KiB.
 const maxMemory = 256 << 10
@@ -150,8 +155,8 @@ func withFDs(message []byte) []byte {
 
 // One user floods the daemon with calls. It stays within its memory, with the
 // descriptors that it had, and serves another user: at once where the bus lets
-// it. The test is not parallel, as it measures, and the daemon is without the
-// race detector.
+// it, which only a soak measures. The test is not parallel and the daemon is
+// without the race detector, so that the figures tell something.
 func TestFloods(t *testing.T) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -173,9 +178,6 @@ func TestFloods(t *testing.T) {
 			sent, stop := m.flood(t, f)
 			long := time.Duration(times(2, 30)) * time.Second
 			busy := measured(bob, long)
-			for try := 0; f.fair && busy.at(99) > fairness && try < 3; try++ {
-				busy = measured(bob, long) // other tests may have had the processors
-			}
 			stop()
 			begun := time.Now()
 			bob.must(bob.manager("ListConfigs"))
@@ -185,8 +187,11 @@ func TestFloods(t *testing.T) {
 			if memory > maxMemory {
 				t.Errorf("the daemon had %d KiB resident", memory)
 			}
-			if f.fair && busy.at(99) > fairness {
+			if f.fair && soaking() && busy.at(99) > fairness {
 				t.Errorf("p99 of another user's calls is %v", busy.at(99))
+			}
+			if busy.at(100) > patience {
+				t.Errorf("a call of another user took %v", busy.at(100))
 			}
 			if sent.Load() < 3 { // of 8 MiB, the bus takes a few a second
 				t.Errorf("only %d calls were sent", sent.Load())
