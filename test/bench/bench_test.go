@@ -55,7 +55,7 @@ type rows struct {
 func (l *lab) rows() rows {
 	l.Helper()
 	// What the unit of the service has set.
-	r := rows{idle: l.host("idle", "WATCHDOG_USEC=30000000")}
+	r := rows{idle: l.host("idle", "WATCHDOG_USEC=60000000")}
 	present := func(beds ...*bed) []*bed { return slices.DeleteFunc(beds, func(b *bed) bool { return b == nil }) }
 	r.tunnels = present(
 		l.direct(B1, "plain", 0),
