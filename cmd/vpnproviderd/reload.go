@@ -69,7 +69,7 @@ func (f *files) complain(problems []platform.Problem) {
 func (f *files) follow(ctx context.Context) {
 	hangups, changes := make(chan os.Signal, 1), make(chan struct{}, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
+	defer signal.Ignore(syscall.SIGHUP) // one that comes late must not end us amid the undo
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	watching.Go(func() {
