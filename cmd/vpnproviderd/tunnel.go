@@ -46,14 +46,25 @@ func (o opener) Open(_ context.Context, slot int, events driver.TunnelEvents) (r
 		o.log.Error("the session would not outlive a restart", "interface", link.Name, "error", err)
 	}
 	t, err := o.serve(device, link, events)
-	return link, t, err
+	if err != nil {
+		return routing.Link{}, nil, err
+	}
+	return link, t, nil
 }
 
 // Adopt is driver.Opener. The channel is attached once the filter is set: until
-// then its packets wait.
-func (o opener) Adopt(link routing.Link, passes *driver.Traffic, events driver.TunnelEvents) (driver.Tunnel, bool, error) {
+// then its packets wait. A TUN that cannot go on is not kept any longer.
+func (o opener) Adopt(link routing.Link, passes *driver.Traffic, events driver.TunnelEvents) (_ driver.Tunnel, _ bool, err error) {
+	defer func() {
+		if err != nil {
+			o.store.Remove(tunKey(link))
+		}
+	}()
 	files := o.store.Take(tunKey(link))
 	if len(files) != 1 {
+		for _, f := range files {
+			f.Close()
+		}
 		return nil, false, fmt.Errorf("the TUN of %s was not kept", link.Name)
 	}
 	device, err := tun.Adopt(files[0])
