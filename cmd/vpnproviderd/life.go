@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"runtime/debug"
+	"runtime/metrics"
 	"syscall"
 	"time"
 
@@ -22,7 +24,8 @@ func notify(log *slog.Logger, state string) {
 }
 
 // watchdog tells systemd that the service is alive for as long as the manager
-// answers, where systemd wants to know.
+// answers, where systemd wants to know. What else an idle service does now and
+// then is done by the same timer: each wakes the processor.
 func watchdog(ctx context.Context, manager *driver.Manager, log *slog.Logger) {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || interval == 0 {
@@ -30,6 +33,7 @@ func watchdog(ctx context.Context, manager *driver.Manager, log *slog.Logger) {
 	}
 	tick := time.NewTicker(interval / 2)
 	defer tick.Stop()
+	spare := memory{give: debug.FreeOSMemory}
 	for {
 		select {
 		case <-ctx.Done():
@@ -37,7 +41,32 @@ func watchdog(ctx context.Context, manager *driver.Manager, log *slog.Logger) {
 		case <-tick.C:
 			manager.Idle() // hangs where the manager does
 			notify(log, daemon.SdNotifyWatchdog)
+			spare.look()
 		}
+	}
+}
+
+// littleMemory is how many bytes may be allocated in a quiet time.
+const littleMemory = 256 << 10
+
+// memory is what a busy time has left: Go's runtime keeps as much as the heap
+// had then, for the next one.
+type memory struct {
+	give func() // back to the kernel
+
+	allocated uint64 // bytes, ever, at the last look
+	quiet     bool   // there was a quiet time before the last look
+}
+
+// look gives it back, once, when it has been quiet since the last look.
+func (m *memory) look() {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	now, was := sample[0].Value.Uint64(), m.quiet
+	m.quiet = now-m.allocated < littleMemory
+	m.allocated = now
+	if m.quiet && !was {
+		m.give()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -63,6 +64,24 @@ func TestExitWhenIdle(t *testing.T) {
 			t.Errorf("exit after %s", took)
 		}
 	})
+}
+
+// TestMemory: it is given back once after each busy time.
+func TestMemory(t *testing.T) {
+	given := 0
+	m := memory{give: func() { given++ }}
+	var busy [][]byte
+	for i, want := range []int{0, 1, 1, 1, 2, 2} {
+		if i == 0 || i == 3 {
+			for range 16 {
+				busy = append(busy, make([]byte, littleMemory))
+			}
+		}
+		if m.look(); given != want {
+			t.Errorf("after %d looks it was given back %d times, want %d", i+1, given, want)
+		}
+	}
+	runtime.KeepAlive(busy)
 }
 
 func TestCounter(t *testing.T) {
