@@ -139,21 +139,25 @@ func TestAttachReplaces(t *testing.T) {
 func TestAttachWhileTheFormerIsFull(t *testing.T) {
 	b := newBench(t).configure(t)
 	former := b.connect(t)
-	sent := 0
-	for b.host.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); ; sent++ {
-		if _, err := b.host.Write(echo(own4, peer4, sent)); err != nil {
-			break
-		}
-		b.host.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
-	}
-	took := int(b.Statistics()["txPackets"])
+	sent := b.fill(t, func(i int) []byte { return echo(own4, peer4, i) })
 	client := b.connect(t)
-	for i := took; i < sent; i++ {
-		if got := get(t, client); !bytes.Equal(got, echo(own4, peer4, i)) {
+	from := former
+	for i := range sent {
+		deadline(t, from)
+		packet := make([]byte, 2000)
+		n, err := from.Read(packet)
+		if from == former && isEnd(err) {
+			from = client
+			packet = get(t, client)
+			n = len(packet)
+		}
+		if !bytes.Equal(packet[:n], echo(own4, peer4, i)) {
 			t.Fatalf("packet %d of %d is another", i, sent)
 		}
 	}
-	closed(t, former)
+	if from == former {
+		t.Error("the former was not full")
+	}
 	if len(b.ended) > 0 {
 		t.Error("replacing was reported:", <-b.ended)
 	}
@@ -315,12 +319,7 @@ func TestClose(t *testing.T) {
 		"channel": func(b *bench) { b.configure(t).connect(t) },
 		"full channel": func(b *bench) {
 			b.configure(t).connect(t)
-			for i := 0; ; i++ {
-				b.host.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
-				if _, err := b.host.Write(echo(own4, peer4, i)); err != nil {
-					return
-				}
-			}
+			b.fill(t, func(i int) []byte { return echo(own4, peer4, i) })
 		},
 		"full device": func(b *bench) {
 			client := b.configure(t).connect(t)

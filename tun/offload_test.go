@@ -383,16 +383,11 @@ func TestAttachWithinASuperPacket(t *testing.T) {
 		b := newOffloadBench(t, vnet.OffloadAll).configure(t)
 		former := b.connectBy(t, formats[0])
 		p := pairs(true)[0]
-		sent := 0
-		for {
-			b.host.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+		sent := b.fill(t, func(i int) []byte {
 			super := p.super(40, 1000)
-			binary.BigEndian.PutUint32(super[vnet.HeaderLen+20+4:], uint32(1+sent*40*1000))
-			if _, err := b.host.Write(super); err != nil {
-				break
-			}
-			sent++
-		}
+			binary.BigEndian.PutUint32(super[vnet.HeaderLen+20+4:], uint32(1+i*40*1000))
+			return super
+		})
 		had := map[uint32]bool{} // by sequence number
 		read := func(f *os.File, format tun.Format) bool {
 			deadline(t, f)

@@ -240,22 +240,12 @@ func TestStatisticsNames(t *testing.T) {
 func TestFullChannelStopsReadingTheTUN(t *testing.T) {
 	b := newBench(t).configure(t)
 	client := b.connect(t)
-	sent := 0
 	packet := func(i int) []byte {
 		p := binary.BigEndian.AppendUint32(nil, uint32(i))
 		return tuntest.Echo(own4, peer4, 1, 1, append(p, make([]byte, 1400)...))
 	}
 	// Both the channel and the device fill up, and stay so.
-	for full := false; !full; {
-		b.host.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
-		if _, err := b.host.Write(packet(sent)); errors.Is(err, os.ErrDeadlineExceeded) {
-			full = true
-		} else if err != nil {
-			t.Fatal(err)
-		} else {
-			sent++
-		}
-	}
+	sent := b.fill(t, packet)
 	if tx := b.Statistics()["txPackets"]; int(tx) >= sent {
 		t.Errorf("%d packets sent, the tunnel took %d: the TUN was not left unread", sent, tx)
 	}

@@ -31,7 +31,7 @@ type network struct {
 }
 
 // patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 func newNetwork(t *testing.T, addresses ...netip.Addr) *network {
 	t.Helper()
