@@ -254,7 +254,7 @@ func TestHang(t *testing.T) {
 	if err := r.Revert(t.Context()); err != nil {
 		t.Errorf("Revert: %v", err)
 	}
-	if took := time.Since(begin); took > 15*time.Second {
+	if took := time.Since(begin); took > time.Minute {
 		t.Errorf("it took %v", took)
 	}
 	if !leftover(t, r) {
@@ -301,14 +301,10 @@ func TestBusHangs(t *testing.T) {
 		}
 	}()
 	r := newResolver(t, "unix:path="+socket)
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	begin := time.Now()
-	if err := r.Set(ctx, corp()); !errors.Is(err, context.DeadlineExceeded) {
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(100*time.Millisecond, cancel)
+	if err := r.Set(ctx, corp()); !errors.Is(err, context.Canceled) { // not its own deadline
 		t.Errorf("%v", err)
-	}
-	if took := time.Since(begin); took > 3*time.Second {
-		t.Errorf("it took %v", took)
 	}
 	<-done // the connection was given up
 }

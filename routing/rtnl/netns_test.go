@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,9 @@ type net2 struct {
 	kernel *Kernel
 	tun    *tun
 }
+
+// patience is how long a test waits for what must happen.
+const patience = 30 * time.Second
 
 // missing skips, in CI it fails.
 func missing(t testing.TB, what string, err error) {
@@ -160,6 +164,8 @@ func (n *net2) openTUN(name string) {
 	n.must(err)
 	n.must(unix.SetNonblock(fd, true))
 	_ = file.Close()
+	// Room for what comes while this process does not get a processor.
+	n.must(netlink.LinkSetTxQLen(n.link(name), 10000))
 	d := &tun{name: name, index: n.link(name).Attrs().Index, file: os.NewFile(uintptr(fd), name), seen: newCounter()}
 	d.end.Go(func() {
 		buf := make([]byte, 65536)
@@ -260,31 +266,44 @@ func (n *net2) sendTo(dst string) error {
 	return send(n.socket(a.Is6()), a)
 }
 
-// way sends packets until one comes out, and says where; or the error.
+// way sends packets until one comes out, and says where; or the error. It waits a
+// while for the others, so that the next does not take them for its own.
 func (n *net2) way(clear *counter, dst string) string {
 	n.t.Helper()
-	before, into := clear.count(dst), n.tun.seen.count(dst)
-	deadline := time.Now().Add(2 * time.Second)
-	for time.Now().Before(deadline) {
+	before, into, sent := clear.count(dst), n.tun.seen.count(dst), 0
+	var outside, inside int
+	await := func(packets int, patience time.Duration) {
+		for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+			outside, inside = clear.count(dst)-before, n.tun.seen.count(dst)-into
+			if outside+inside >= packets || time.Now().After(end) {
+				return
+			}
+		}
+	}
+	for end := time.Now().Add(patience); outside+inside == 0 && time.Now().Before(end); {
 		if err := n.sendTo(dst); err != nil {
 			return err.Error()
 		}
-		for range 20 {
-			if clear.count(dst) > before {
-				return "clear"
-			}
-			if n.tun.seen.count(dst) > into {
-				return "tunnel"
-			}
-			time.Sleep(time.Millisecond) // for the packet, not for an event
-		}
+		sent++
+		await(1, 20*time.Millisecond)
 	}
-	return "nowhere"
+	await(sent, time.Second)
+	switch {
+	case outside+inside == 0:
+		return "nowhere"
+	case inside == 0:
+		return "clear"
+	case outside == 0:
+		return "tunnel"
+	}
+	return "both"
 }
 
-// stream sends to dst about every millisecond until stop is called, which says
-// how many were sent and how many the kernel refused.
-func (n *net2) stream(dst ...string) (stop func() (sent, refused int)) {
+// streaming is what has become of the packets of a stream so far.
+type streaming struct{ sent, refused atomic.Int64 }
+
+// stream sends to dst about every millisecond until stop is called.
+func (n *net2) stream(dst ...string) (s *streaming, stop func()) {
 	n.t.Helper()
 	type target struct {
 		fd   int
@@ -295,9 +314,9 @@ func (n *net2) stream(dst ...string) (stop func() (sent, refused int)) {
 		a := netip.MustParseAddr(d)
 		targets = append(targets, target{n.socket(a.Is6()), a})
 	}
+	s = &streaming{}
 	done := make(chan struct{})
 	var end sync.WaitGroup
-	var sent, refused int
 	end.Go(func() {
 		tick := time.NewTicker(time.Millisecond)
 		defer tick.Stop()
@@ -308,17 +327,16 @@ func (n *net2) stream(dst ...string) (stop func() (sent, refused int)) {
 			case <-tick.C:
 			}
 			for _, t := range targets {
-				sent++
+				s.sent.Add(1)
 				if send(t.fd, t.addr) != nil {
-					refused++
+					s.refused.Add(1)
 				}
 			}
 		}
 	})
-	return func() (int, int) {
+	return s, func() {
 		close(done)
 		end.Wait()
-		return sent, refused
 	}
 }
 
@@ -366,8 +384,7 @@ func (n *net2) config(include ...string) routing.Config {
 // IPv6 address of a link that is up its route.
 func (n *net2) settle() {
 	n.t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
-	for time.Now().Before(deadline) {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		addrs, err := netlink.AddrList(nil, netlink.FAMILY_V6)
 		n.must(err)
 		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
