@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
@@ -111,7 +110,7 @@ func (a *authority) say(cancellation, what string) {
 // questions waits until a person is asked n questions, and gives their ids.
 func (a *authority) questions(t *testing.T, n int) (open []string) {
 	t.Helper()
-	harness.Eventually(t, 10*time.Second, "questions", func() error {
+	harness.Eventually(t, harness.Timeout, "questions", func() error {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		open = open[:0]
@@ -128,7 +127,7 @@ func (a *authority) questions(t *testing.T, n int) (open []string) {
 
 func (a *authority) requireCancelled(t *testing.T, n int) {
 	t.Helper()
-	harness.Eventually(t, 10*time.Second, "the prompts are gone", func() error {
+	harness.Eventually(t, harness.Timeout, "the prompts are gone", func() error {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		if len(a.cancelled) != n {

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
@@ -131,7 +130,7 @@ func TestConsentAutoConnect(t *testing.T) {
 		<-p.interactively(wire.RootPath, wire.ManagerInterface, "RegisterProvider", app, dict{})
 	}
 	again()
-	harness.Eventually(t, 10*time.Second, "the refusal is in the log", func() error {
+	harness.Eventually(t, harness.Timeout, "the refusal is in the log", func() error {
 		return b.log.holds("has no consent")
 	})
 	if err := p.state(config, wire.StateIdle); err != nil {
@@ -140,7 +139,7 @@ func TestConsentAutoConnect(t *testing.T) {
 	p.must(p.config(config, "Connect", dict{}), &session) // the rule consents
 	p.must(p.config(config, "Disconnect", dict{}))
 	again()
-	harness.Eventually(t, 10*time.Second, "it connects by itself", func() error { return p.state(config, wire.StateConnecting) })
+	harness.Eventually(t, harness.Timeout, "it connects by itself", func() error { return p.state(config, wire.StateConnecting) })
 }
 
 // A polkit that hangs holds up neither other calls of its caller nor the end of
@@ -154,10 +153,9 @@ func TestPolkitHangs(t *testing.T) {
 	a.hangOn("org.vpnprovider1.connect", "org.vpnprovider1.manage-others", "org.vpnprovider1.trust-provider")
 
 	refused := other.Object(wire.BusName, config).Go(wire.ConfigInterface+".Disconnect", 0, nil, dict{}).Done
-	begun := time.Now()
 	other.must(other.manager("ListConfigs"))
-	if waited := time.Since(begun); waited > 3*time.Second {
-		t.Errorf("another call of the caller waited %v", waited)
+	if len(refused) > 0 {
+		t.Error("another call of the caller waited for polkit, too")
 	}
 	ui.must(ui.config(config, "Disconnect", dict{})) // it has connected it
 	other.refused(<-refused, wire.ErrTimeout)

@@ -106,7 +106,7 @@ func (b *bench) client(uid uint32) *client {
 type dict = map[string]godbus.Variant
 
 func (c *client) call(path godbus.ObjectPath, method string, args ...any) *godbus.Call {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Timeout)
 	defer cancel()
 	return c.Object(wire.BusName, path).CallWithContext(ctx, method, 0, args...)
 }
@@ -470,7 +470,7 @@ func TestBusLost(t *testing.T) {
 		if err == nil {
 			t.Error("no error")
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(harness.Timeout):
 		t.Error("it goes on without a bus")
 	}
 }

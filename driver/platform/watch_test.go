@@ -56,17 +56,21 @@ func TestWatch(t *testing.T) {
 	if _, err := ReadDir(dir); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(2 * quiet)
-	for len(told) > 0 {
-		<-told
+	more := 1
+	for try := 0; more > 0 && try < 5; try++ { // between two of them may be a pause, on a busy machine
+		time.Sleep(2 * quiet)
+		for len(told) > 0 {
+			<-told
+		}
+		for range 100 {
+			must(os.WriteFile(path, []byte("x"), 0o600))
+		}
+		expect("many changes")
+		time.Sleep(2 * quiet)
+		more = len(told)
 	}
-	for range 100 {
-		must(os.WriteFile(path, []byte("x"), 0o600))
-	}
-	expect("many changes")
-	time.Sleep(2 * quiet)
-	if n := len(told); n > 0 {
-		t.Errorf("told %d times more than once", n)
+	if more > 0 {
+		t.Errorf("told %d times more than once", more)
 	}
 	cancel()
 	must(<-ended)
