@@ -174,8 +174,18 @@ func TestChannelEnds(t *testing.T) {
 			t.Errorf("Write: %v", err)
 		}
 	})
-	t.Run("by Close", func(t *testing.T) {
+	testChannelEnds(t, func(t *testing.T) (*client.Channel, *os.File) {
+		t.Helper()
 		_, _, ch, daemon := openChannel(t)
+		return ch, daemon
+	})
+}
+
+// testChannelEnds is about the ends that are the same whatever the format.
+func testChannelEnds(t *testing.T, open func(*testing.T) (ch *client.Channel, daemon *os.File)) {
+	t.Helper()
+	t.Run("by Close", func(t *testing.T) {
+		ch, daemon := open(t)
 		result := make(chan error, 1)
 		go func() {
 			_, err := ch.Read(make([]byte, 10))
@@ -195,7 +205,7 @@ func TestChannelEnds(t *testing.T) {
 		}
 	})
 	t.Run("by an empty message", func(t *testing.T) {
-		_, _, ch, daemon := openChannel(t)
+		ch, daemon := open(t)
 		if err := sendEmpty(daemon); err != nil {
 			t.Fatal(err)
 		}

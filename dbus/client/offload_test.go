@@ -41,7 +41,7 @@ func offloadChannel(t testing.TB) (*client.Channel, *os.File) {
 	theirs.Close()
 	ch := client.NewOffloadChannel(t, fd)
 	t.Cleanup(func() { _, _ = ch.Close(), daemon.Close() })
-	if err := daemon.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := daemon.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	return ch, daemon
@@ -71,6 +71,18 @@ func datagrams(from, to netip.AddrPort) (packets [][]byte) {
 		packets = append(packets, p)
 	}
 	return packets
+}
+
+// merged is the first message that packets are merged to.
+func merged(merge *vnet.Coalescer, packets [][]byte) (message []byte) {
+	merge.Reset()
+	for _, p := range packets {
+		merge.Add(p)
+	}
+	for _, v := range merge.Vectors(0, nil) {
+		message = append(message, unsafe.Slice(v.Base, v.Len)...)
+	}
+	return message
 }
 
 func readMessage(t testing.TB, f *os.File) []byte {
@@ -168,14 +180,7 @@ func TestOffloadChannelTakesPacketsApart(t *testing.T) {
 		segments(here4, there4, 40, 1400), segments(here6, there6, 40, 1400), datagrams(here4, there4), datagrams(here6, there6),
 	} {
 		for _, buffersACall := range []int{1, 3, 40, 200} {
-			merge.Reset()
-			for _, p := range packets {
-				merge.Add(p)
-			}
-			var message []byte
-			for _, v := range merge.Vectors(0, nil) {
-				message = append(message, unsafe.Slice(v.Base, v.Len)...)
-			}
+			message := merged(merge, packets)
 			single := append(make([]byte, vnet.HeaderLen), packets[7]...)
 			for _, m := range [][]byte{message, single, {1, 2, 3}, append([]byte{0, 77}, single...), message} {
 				if _, err := daemon.Write(m); err != nil {
@@ -247,36 +252,9 @@ func TestOffloadChannelEnds(t *testing.T) {
 			t.Errorf("Write: %v", err)
 		}
 	})
-	t.Run("by Close", func(t *testing.T) {
-		ch, daemon := offloadChannel(t)
-		result := make(chan error, 1)
-		go func() {
-			_, err := ch.Read(make([]byte, 10))
-			result <- err
-		}()
-		if err := ch.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := take(t, result); !errors.Is(err, os.ErrClosed) {
-			t.Errorf("waiting Read: %v", err)
-		}
-		if _, err := ch.Write([]byte("x")); !errors.Is(err, os.ErrClosed) {
-			t.Errorf("Write: %v", err)
-		}
-		if n, err := daemon.Read(make([]byte, 10)); n != 0 || err != io.EOF {
-			t.Errorf("the daemon reads %d, %v", n, err)
-		}
-	})
-	t.Run("by an empty message", func(t *testing.T) {
-		ch, daemon := offloadChannel(t)
-		if err := sendEmpty(daemon); err != nil {
-			t.Fatal(err)
-		}
-		for range 2 {
-			if _, err := ch.Read(make([]byte, 10)); !errors.Is(err, io.EOF) {
-				t.Errorf("Read: %v", err)
-			}
-		}
+	testChannelEnds(t, func(t *testing.T) (*client.Channel, *os.File) {
+		t.Helper()
+		return offloadChannel(t)
 	})
 }
 
@@ -442,7 +420,7 @@ func TestOffloadChannelOnATunnel(t *testing.T) {
 	if err := tunnel.Attach(ours, tun.FormatOffload); err != nil {
 		t.Fatal(err)
 	}
-	if err := host.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := host.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	for _, packets := range [][][]byte{
@@ -460,15 +438,7 @@ func TestOffloadChannelOnATunnel(t *testing.T) {
 	for _, packets := range [][][]byte{
 		segments(here4, there4, 40, 1400), segments(here6, there6, 40, 1400), datagrams(here4, there4), datagrams(here6, there6),
 	} {
-		merge.Reset()
-		for _, p := range packets {
-			merge.Add(p)
-		}
-		var message []byte
-		for _, v := range merge.Vectors(0, nil) {
-			message = append(message, unsafe.Slice(v.Base, v.Len)...)
-		}
-		if _, err := host.Write(message); err != nil {
+		if _, err := host.Write(merged(merge, packets)); err != nil {
 			t.Fatal(err)
 		}
 		for i, got := range readAll(t, ch, 40, 64) {
@@ -487,14 +457,7 @@ func TestOffloadChannelOnATunnel(t *testing.T) {
 // One direction of an offload channel, as the daemon fills it.
 func BenchmarkReadOffload(b *testing.B) {
 	ch, daemon := offloadChannel(b)
-	merge := vnet.NewCoalescer(128, vnet.OffloadAll)
-	for _, p := range segments(here4, there4, 44, 1400) {
-		merge.Add(p)
-	}
-	var message []byte
-	for _, v := range merge.Vectors(0, nil) {
-		message = append(message, unsafe.Slice(v.Base, v.Len)...)
-	}
+	message := merged(vnet.NewCoalescer(128, vnet.OffloadAll), segments(here4, there4, 44, 1400))
 	go func() {
 		for {
 			if _, err := daemon.Write(message); err != nil {

@@ -57,8 +57,8 @@ func take[T any](t *testing.T, from <-chan T) T {
 			t.Fatalf("channel of %T closed", v)
 		}
 		return v
-	case <-time.After(15 * time.Second):
-		t.Fatal("nothing came within 15 s")
+	case <-time.After(harness.Timeout):
+		t.Fatalf("nothing came within %v", harness.Timeout)
 		panic("unreachable")
 	}
 }
@@ -123,8 +123,8 @@ func TestDaemon(t *testing.T) {
 	if err := s.NotifyConnected(t.Context()); err != nil {
 		t.Error(err)
 	}
-	h.Host.Run(t, "ping", "-c5", "-i0.02", "-W2", "203.0.113.7")
-	h.Host.Run(t, "ping", "-c5", "-i0.02", "-W2", "-s1300", "2001:db8:113::7")
+	h.Host.Run(t, "ping", "-c5", "-i0.02", "-W20", "203.0.113.7")
+	h.Host.Run(t, "ping", "-c5", "-i0.02", "-W20", "-s1300", "2001:db8:113::7")
 	properties, err := s.Properties(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -305,7 +305,7 @@ func TestDaemonRelay(t *testing.T) {
 			}
 		}
 	}()
-	h.Host.Run(t, "ping", "-c10", "-i0.02", "-W2", "203.0.113.7")
+	h.Host.Run(t, "ping", "-c10", "-i0.02", "-W20", "203.0.113.7")
 	if err := cfg.Disconnect(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -339,7 +339,7 @@ func story(t *testing.T, address string) []string {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*harness.Timeout)
 	defer cancel()
 	c, user := dial(t, address), dial(t, address)
 	changes, err := user.Watch(ctx)
