@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -346,11 +345,11 @@ func TestLinkLoss(t *testing.T) {
 	began := time.Now()
 	p.Signal(unix.SIGUSR2)
 	p.Await(t, `(?s)Connected to HTTPS.*sleep 10s.*Connected to HTTPS.*CSTP connected`)
-	l.awaitState(t, l.server.URL, client.StateConnected)
-	l.fetchFrom(t, "http://10.98.0.80/", "10.99.0.0/24")
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 8*time.Second {
 		t.Errorf("the reconnect took %v", took)
 	}
+	l.awaitState(t, l.server.URL, client.StateConnected)
+	l.fetchFrom(t, "http://10.98.0.80/", "10.99.0.0/24")
 	if n := clear.Count(t, harness.To(harness.PrivateIPv4)); n != 0 {
 		t.Errorf("%d packets in clear:\n%v", n, clear)
 	}
@@ -364,10 +363,6 @@ func TestLinkLoss(t *testing.T) {
 // another. openconnect is told each time, and the session is connected again.
 func TestNetworkChanges(t *testing.T) {
 	l := newLab(t, harness.OCServOptions{})
-	l.config(t, "") // dials
-	if m, err := l.client.Properties(t.Context()); err != nil || !slices.Contains(m.Features, "uplink") {
-		t.Skipf("this daemon tells nothing of the uplink: %v, %v", m.Features, err)
-	}
 	l.SecondUplink(t)
 	p := l.start(t, l.server.OpenConnect()...)
 	l.awaitState(t, l.server.URL, client.StateConnected)
@@ -404,7 +399,7 @@ func TestSleep(t *testing.T) {
 	l.awaitState(t, l.server.URL, client.StateConnected)
 	clear := l.Clear(t)
 	for _, way := range []string{harness.RouterIPv4 + " dev h0", harness.SecondRouterIPv4 + " dev h1"} {
-		if took := <-logind.Sleep(t); took > time.Second {
+		if took := <-logind.Sleep(t); took > 2500*time.Millisecond { // the daemon waits for 3 s
 			t.Errorf("the client held up the sleep for %v", took)
 		}
 		l.Host.IP(t, "route replace default via "+way)
