@@ -201,6 +201,21 @@ func (n *Network) State() State {
 	return n.have.Clone()
 }
 
+// Passes says whether an unmarked packet of this host may leave by the link.
+func (n *Network) Passes(link int) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.have.Firewall.Passes(link)
+}
+
+// Resolution is what is in effect of the DNS; nil: nothing of ours. It is not
+// changed any more.
+func (n *Network) Resolution() *Resolution {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.have.DNS
+}
+
 // Decision is what becomes of the unmarked packets to a destination.
 type Decision struct {
 	// Link is the tunnel's; zero: there is none, and the next is zero too.

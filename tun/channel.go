@@ -209,3 +209,27 @@ func (c *channel) fail(err error) {
 	// An error means that the channel is closed or at its end already.
 	_ = c.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
 }
+
+// close ends the channel for the client, too, where another process has a copy
+// of our end.
+func (c *channel) close() {
+	// An error means that it is closed already.
+	_ = c.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
+	c.file.Close()
+}
+
+// is says whether both are the same socket.
+func (c *channel) is(other *channel) bool {
+	mine, err := c.cookie()
+	theirs, otherErr := other.cookie()
+	return err == nil && otherErr == nil && mine == theirs
+}
+
+// cookie is the kernel's number of the socket.
+func (c *channel) cookie() (cookie uint64, err error) {
+	var problem error
+	err = c.raw.Control(func(fd uintptr) {
+		cookie, problem = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_COOKIE)
+	})
+	return cookie, errors.Join(err, problem)
+}

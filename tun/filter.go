@@ -155,9 +155,9 @@ func (f *filter) mayClaim(a netip.Addr) bool {
 }
 
 // neverSource4: no policy makes these a source: this network, loopback,
-// link-local, multicast, broadcast.
+// link-local, multicast, reserved, broadcast. The firewall refuses the same.
 func neverSource4(a [4]byte) bool {
-	return a[0] == 0 || a[0] == 127 || neverDestination4(a)
+	return a[0] == 0 || a[0] == 127 || a[0] == 169 && a[1] == 254 || a[0] >= 224
 }
 
 // neverDestination4: multicast, broadcast and link-local stay on the host.

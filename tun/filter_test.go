@@ -147,7 +147,7 @@ func judgedSources() (all []verdict) {
 	for want, froms := range map[reason][]string{
 		pass: {
 			"8.8.8.8", "1.0.0.1", "192.168.7.1", "192.167.255.255", "198.51.100.8", "2a00::1", "2001:db8:7::1", "2001:db9::1", "10.9.0.1",
-			"240.0.0.1", "100.64.0.1",
+			"100.64.0.1", "223.255.255.255",
 		},
 		source: {
 			"192.168.1.1",          // excluded
@@ -162,7 +162,7 @@ func judgedSources() (all []verdict) {
 			"127.0.0.1", "127.5.0.1", // loopback, even if included
 			"0.0.0.0", "0.1.2.3", // this network
 			"224.0.0.1", "239.255.255.255", // multicast
-			"255.255.255.255",            // broadcast
+			"240.0.0.1", "255.255.255.255", // reserved, broadcast
 			"169.254.1.1", "169.254.7.1", // link-local, even if included
 			"::", "::1", "ff02::1", "fe80::1", "fe80:7::1", "febf::1", "::ffff:8.8.8.8",
 		},

@@ -93,7 +93,7 @@ func inside(a netip.Addr, blocks ...string) bool {
 }
 
 func oracleSource(p Policy, a netip.Addr) bool {
-	if inside(a, "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32",
+	if inside(a, "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3",
 		"::/128", "::1/128", "fe80::/10", "ff00::/8") || a.Is4In6() {
 		return false
 	}

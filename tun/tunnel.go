@@ -64,7 +64,7 @@ type Tunnel struct {
 
 	captures atomic.Pointer[[]*capture] // nil: none; changed with attaching held
 
-	attaching sync.Mutex // Attach against Close; never held while waiting
+	attaching sync.Mutex // Attach and captures against Close; never held while waiting
 	closed    atomic.Bool
 	running   sync.WaitGroup
 

@@ -130,7 +130,7 @@ func (h *host) Way(ctx context.Context, dst netip.Addr, uid uint32) (driver.Way,
 		return driver.Way{}, err
 	}
 	return driver.Way{
-		Refused: w.Refused, Held: !w.Refused && !h.network.State().Firewall.Passes(w.Index),
+		Refused: w.Refused, Held: !w.Refused && !h.network.Passes(w.Index),
 		Table: w.Table, Rule: w.Rule, Block: w.Block, Interface: w.Interface, Index: w.Index,
 		Gateway: w.Gateway, Source: w.Source, Planned: h.network.Decide(dst),
 	}, nil
@@ -138,7 +138,7 @@ func (h *host) Way(ctx context.Context, dst netip.Addr, uid uint32) (driver.Way,
 
 // Resolution is driver.Host.
 func (h *host) Resolution() (r *routing.Resolution, splits bool) {
-	return h.network.State().DNS, h.dns.PerLink()
+	return h.network.Resolution(), h.dns.PerLink()
 }
 
 func (h *host) uplink(ctx context.Context) (driver.Uplink, error) {

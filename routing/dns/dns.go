@@ -208,13 +208,16 @@ func (r *Resolver) revert(ctx context.Context, b Backend) error {
 }
 
 // failed passes on the error of a backend that is in use. What an earlier
-// process may have left elsewhere must not keep this one from its work.
+// process may have left elsewhere must not keep this one from its work; where
+// there was no time to look, it is looked for again.
 func (r *Resolver) failed(b Backend, err error) error {
 	if r.marks[b] == dirty || b == r.current() {
 		return err
 	}
 	r.log.Error("cannot take back what an earlier run made of the DNS", "resolver", b, "error", err)
-	r.marks[b] = clean
+	if !errors.Is(err, context.DeadlineExceeded) {
+		r.marks[b] = clean
+	}
 	return nil
 }
 

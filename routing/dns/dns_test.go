@@ -204,6 +204,18 @@ func TestOtherBackendFails(t *testing.T) {
 	}
 }
 
+// TestOtherBackendLate: one that had no time to say what it has is asked again.
+func TestOtherBackendLate(t *testing.T) {
+	b := newBench(t, Resolved)
+	b.fakes[File].left = true
+	b.fakes[File].fails = context.DeadlineExceeded
+	b.leftover(t, false)
+	b.fakes[File].fails = nil
+	b.leftover(t, true)
+	b.set(t)
+	b.took(t, "revert file", "set resolved")
+}
+
 // TestPutOff: a backend that has not done everything is asked again.
 func TestPutOff(t *testing.T) {
 	b := newBench(t, Resolved)

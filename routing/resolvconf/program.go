@@ -122,8 +122,8 @@ func (p *Program) used(servers []netip.Addr) error {
 func (p *Program) Revert(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.look(ctx); !p.ours {
-		return nil
+	if err := p.look(ctx); err != nil || !p.ours {
+		return err
 	}
 	path, v, err := p.find(ctx)
 	if err != nil {
@@ -144,23 +144,28 @@ func (p *Program) Revert(ctx context.Context) error {
 func (p *Program) Leftover(ctx context.Context) (bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.look(ctx)
-	return p.ours, nil
+	err := p.look(ctx)
+	return p.ours, err
 }
 
 // look finds, once, what an earlier process left. What cannot be read cannot
-// have been written, with these privileges. p.mu is held.
-func (p *Program) look(ctx context.Context) {
+// have been written, with these privileges; but a program that does not end in
+// time, as one that waits for a lock, has said nothing. p.mu is held.
+func (p *Program) look(ctx context.Context) error {
 	if p.looked {
-		return
+		return nil
+	}
+	all, err := p.list(ctx)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return err
 	}
 	p.looked = true
-	all, err := p.list(ctx)
 	if err != nil {
 		p.log.Debug("cannot look for what resolvconf has of ours", "error", err)
-		return
+		return nil
 	}
 	p.ours = slices.ContainsFunc(all, func(r entryOf) bool { return r.name == recordName })
+	return nil
 }
 
 // Original gives the servers and search domains that the host has without the

@@ -170,6 +170,22 @@ func TestProgramHangs(t *testing.T) {
 	}
 }
 
+// What an earlier process left is looked for again where the program did not
+// end in time.
+func TestProgramListsLate(t *testing.T) {
+	f := withProgram(t, isOpenresolv, `test -e $dir/free || exec sleep 1000
+[ "$1" = -l ] && echo "# resolv.conf from tun.vpnproviderd" && echo nameserver 10.1.2.3`)
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if left, err := f.Leftover(short); left || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v, %v", left, err)
+	}
+	f.write(t, "free", "")
+	if left, err := f.Leftover(t.Context()); !left || err != nil {
+		t.Errorf("%v, %v\n%s", left, err, f.log.String())
+	}
+}
+
 // gone says whether there is no such process, or only what is left of it.
 func gone(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

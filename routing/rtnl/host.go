@@ -110,7 +110,7 @@ func leading(hops []hop) (list []hop) {
 }
 
 func (k *Kernel) addresses(ctx context.Context) ([]netlink.Addr, error) {
-	addrs, err := dump(ctx, func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, netlink.FAMILY_ALL) })
+	addrs, err := look(ctx, func() ([]netlink.Addr, error) { return k.handle.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("cannot list addresses: %w", err)
 	}
@@ -132,7 +132,7 @@ type hop struct {
 func (k *Kernel) defaults(ctx context.Context) ([]hop, error) {
 	var hops []hop
 	for _, v6 := range []bool{false, true} {
-		found, err := dump(ctx, func() ([]hop, error) { return k.familyDefaults(v6) })
+		found, err := look(ctx, func() ([]hop, error) { return k.familyDefaults(v6) })
 		if err != nil {
 			return nil, fmt.Errorf("cannot list default routes: %w", err)
 		}
@@ -191,7 +191,7 @@ func (k *Kernel) Facts(ctx context.Context, index int) (routing.Facts, error) {
 		f.Link = link.LinkState
 		f.LinkIPv6 = f.IPv6 && !link.ipv6Disabled
 	}
-	links, err := dump(ctx, k.handle.LinkList)
+	links, err := look(ctx, k.handle.LinkList)
 	if err != nil {
 		return f, fmt.Errorf("cannot list links: %w", err)
 	}

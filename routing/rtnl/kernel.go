@@ -399,7 +399,7 @@ func (k *Kernel) listRules(ctx context.Context) ([]routing.Rule, error) {
 }
 
 // dump calls list until no change came in between, which leaves out or doubles
-// entries; after some tries it takes what it got.
+// entries. After some tries it gives up: what is missing would be taken for gone.
 func dump[T any](ctx context.Context, list func() ([]T, error)) ([]T, error) {
 	for range 20 {
 		found, err := list()
@@ -411,6 +411,17 @@ func dump[T any](ctx context.Context, list func() ([]T, error)) ([]T, error) {
 		}
 	}
 	return list()
+}
+
+// look is dump for what the host has, where an entry that is missing does little
+// harm: a neighbour that has addresses change without a pause must not keep us
+// from connecting.
+func look[T any](ctx context.Context, list func() ([]T, error)) ([]T, error) {
+	found, err := dump(ctx, list)
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		return found, nil
+	}
+	return found, err
 }
 
 func addrOf(ip net.IP) netip.Addr {

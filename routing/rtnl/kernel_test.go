@@ -330,6 +330,18 @@ func TestDumpRetries(t *testing.T) {
 	}
 }
 
+// What is ours is never taken from a listing that may lack something; what the
+// host has is taken as it is, in the end.
+func TestDumpNeverQuiet(t *testing.T) {
+	interrupted := func() ([]int, error) { return []int{1}, netlink.ErrDumpInterrupted }
+	if got, err := dump(t.Context(), interrupted); !errors.Is(err, netlink.ErrDumpInterrupted) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := look(t.Context(), interrupted); err != nil || len(got) != 1 {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
 // 10,000 routes, together and one at a time.
 func BenchmarkRoutesTogether(b *testing.B) {
 	benchmarkRoutes(b, func(n *net2, ops []routing.Op) {

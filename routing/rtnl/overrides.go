@@ -18,7 +18,7 @@ import (
 func (k *Kernel) Overrides(ctx context.Context) ([]string, error) {
 	var list []string
 	for _, v6 := range []bool{false, true} {
-		rules, err := dump(ctx, func() ([]netlink.Rule, error) { return k.handle.RuleList(familyOf(v6)) })
+		rules, err := look(ctx, func() ([]netlink.Rule, error) { return k.handle.RuleList(familyOf(v6)) })
 		if v6 && errors.Is(err, unix.EAFNOSUPPORT) {
 			continue // a host without IPv6
 		}

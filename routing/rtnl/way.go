@@ -77,7 +77,7 @@ func refused(err error) bool {
 // ruleOf is the priority of the first rule for that table which a program of
 // uid meets: the kernel does not tell by which one it came.
 func (k *Kernel) ruleOf(ctx context.Context, table, uid uint32, v6 bool) (uint32, error) {
-	rules, err := dump(ctx, func() ([]netlink.Rule, error) { return k.handle.RuleList(familyOf(v6)) })
+	rules, err := look(ctx, func() ([]netlink.Rule, error) { return k.handle.RuleList(familyOf(v6)) })
 	if err != nil {
 		return 0, fmt.Errorf("cannot list rules: %w", err)
 	}
