@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -25,7 +25,7 @@ user unit vpnctl-agent.service.`,
 		RunE: c.do(0, func(ctx context.Context, d *client.Client, _ []string) error {
 			starter, err := client.DialStarter(ctx)
 			if err != nil {
-				return &failure{exitNotRunning, err, "run the agent in a login session"}
+				return &ui.Error{Code: ui.ExitNotRunning, Err: err, Hint: "run the agent in a login session"}
 			}
 			defer starter.Close()
 			apps, err := d.Agent(ctx)
@@ -36,17 +36,14 @@ user unit vpnctl-agent.service.`,
 			var starting sync.WaitGroup
 			defer starting.Wait()
 			for app := range apps {
-				c.out.line("Starting %s.", clean(app))
+				c.out.line("Starting %s.", ui.Clean(app))
 				starting.Go(func() { // one that hangs must not keep others waiting
 					if err := starter.Start(ctx, app); err != nil && ctx.Err() == nil {
-						fmt.Fprintf(c.stderr, "vpnctl: cannot start %s: %s\n", clean(app), clean(err.Error()))
+						fmt.Fprintf(c.stderr, "vpnctl: cannot start %s: %s\n", ui.Clean(app), ui.Clean(err.Error()))
 					}
 				})
 			}
-			if ctx.Err() == nil {
-				return errors.New("the connection to the bus was lost")
-			}
-			return nil
+			return endOfWatch(ctx)
 		}),
 	}
 }

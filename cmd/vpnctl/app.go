@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -25,9 +26,9 @@ func (c *cli) forget() *cobra.Command {
 given to it. The app itself stays installed.`, "forget com.example.Demo",
 		func(ctx context.Context, d *client.Client, app string) error {
 			if err := d.ForgetProvider(ctx, app); err != nil {
-				return failed(exitNotRemoved, err)
+				return failed(ui.ExitNotRemoved, err)
 			}
-			c.out.line("Forgot %s.", clean(app))
+			c.out.line("Forgot %s.", ui.Clean(app))
 			return nil
 		})
 }

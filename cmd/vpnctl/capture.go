@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -26,7 +27,7 @@ whatever is not encrypted can be read in it: keep it to yourself.`,
   vpnctl capture Work | wireshark -k -i -`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeName(false),
-		RunE: c.change(0, func(ctx context.Context, d *client.Client, args []string) error {
+		RunE: c.do(0, func(ctx context.Context, d *client.Client, args []string) error {
 			if file == "-" && c.out.terminal {
 				return usage(errors.New("packets are not for a terminal: pass -w FILE, or a pipe"))
 			}
@@ -39,7 +40,7 @@ whatever is not encrypted can be read in it: keep it to yourself.`,
 
 // record makes the file only when there is something to be in it.
 func (c *cli) record(ctx context.Context, d *client.Client, name, file string) (err error) {
-	stream, err := openCapture(ctx, d, name)
+	stream, err := c.openCapture(ctx, d, name)
 	if err != nil {
 		return err
 	}
@@ -63,9 +64,10 @@ func (c *cli) record(ctx context.Context, d *client.Client, name, file string) (
 	return err
 }
 
-func openCapture(ctx context.Context, d *client.Client, name string) (*os.File, error) {
+func (c *cli) openCapture(ctx context.Context, d *client.Client, name string) (*os.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, changeLimit)
 	defer cancel()
+	defer ui.Ask(ctx, c.bus)() // and not as long as packets come
 	info, err := resolve(ctx, d, name)
 	if err != nil {
 		return nil, err
@@ -75,7 +77,7 @@ func openCapture(ctx context.Context, d *client.Client, name string) (*os.File, 
 		return nil, err
 	}
 	if p.Session == "" {
-		return nil, &failure{code: exitFailed, err: fmt.Errorf("%s is not connected", info.Name), hint: "connect it: vpnctl connect " + info.Name}
+		return nil, &ui.Error{Code: ui.ExitFailed, Err: fmt.Errorf("%s is not connected", info.Name), Hint: "connect it: vpnctl connect " + info.Name}
 	}
 	return d.Session(p.Session).OpenCapture(ctx)
 }

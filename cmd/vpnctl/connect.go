@@ -8,7 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 )
 
 // defaultWait is a little more than the daemon gives an app.
@@ -44,7 +46,7 @@ connection attempt goes on.`,
 			if err == nil {
 				err = c.connectConfig(ctx, d, info, wait > 0)
 			}
-			return failed(exitNotConnected, err)
+			return failed(ui.ExitNotConnected, err)
 		})(cmd, args)
 	}
 	return cmd
@@ -59,99 +61,66 @@ func (c *cli) connectConfig(ctx context.Context, d *client.Client, info client.C
 	if err != nil {
 		return connectFailure(info, err)
 	}
+	state := client.StateConnecting
 	if !wait {
-		c.out.line("%s: %s", clean(info.Name), client.StateConnecting)
+		c.out.line("%s: %s", ui.Clean(info.Name), state)
 		return nil
 	}
-	f := follower{cli: c, info: info, session: session.Path()}
-	for change := range changes {
-		if done, err := f.take(change); done || err != nil {
-			return err
-		}
+	reason, ended, err := ui.Follow(changes, info.Path, session.Path(), func(now client.State) bool {
+		state = now
+		c.out.line("%s: %s", ui.Clean(info.Name), c.out.state(string(now)))
+		return now == client.StateConnected
+	})
+	switch {
+	case ended:
+		return endedFailure(info, reason)
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return gaveUp(ctx, info, state)
+	default:
+		return fmt.Errorf("%s: %w", info.Name, err)
 	}
-	if err := ctx.Err(); err != nil {
-		return f.gaveUp(err)
-	}
-	return client.ErrClosed
 }
 
 func connectFailure(info client.ConfigInfo, err error) error {
-	f := &failure{code: exitNotConnected, err: fmt.Errorf("%s: %w", info.Name, err)}
+	f := &ui.Error{Code: ui.ExitNotConnected, Err: fmt.Errorf("%s: %w", info.Name, err)}
 	switch {
 	case errors.Is(err, client.ErrProviderNotRunning):
-		f.hint = fmt.Sprintf("start the app %s, then: vpnctl connect %s", info.App, info.Name)
+		f.Hint = fmt.Sprintf("start the app %s, then: vpnctl connect %s", info.App, info.Name)
 	case errors.Is(err, client.ErrBusy):
-		f.hint = "another user's VPN is connected: only its user or an administrator may end it"
+		f.Hint = "another user's VPN is connected: only its user or an administrator may end it"
 	case errors.Is(err, client.ErrNotAuthorized):
-		f.hint = "an app's first connect is allowed with a password; " + hintNotAuthorized
+		f.Hint = "an app's first connect is allowed with a password; " + hintNotAuthorized
 	}
 	return f
 }
 
-// follower follows a session to connected or to its end.
-type follower struct {
-	cli     *cli
-	info    client.ConfigInfo
-	session string       // path
-	seen    bool         // the config was seen with the session: what comes is about it
-	state   client.State // printed last
+// endedFailure is about a session that has ended instead of being connected.
+func endedFailure(info client.ConfigInfo, reason string) error {
+	why := reason
+	switch reason {
+	case wire.ReasonUser:
+		why = "disconnected by the user"
+	case wire.ReasonRemoved:
+		why = "the config was removed"
+	}
+	f := &ui.Error{Code: ui.ExitNotConnected, Err: fmt.Errorf("%s: cannot connect: %s", info.Name, why)}
+	if reason == wire.ReasonTimeout || reason == wire.ReasonProviderFailure {
+		f.Hint = fmt.Sprintf("see what the app %s says; its settings: vpnctl show %s", info.App, info.Name)
+	}
+	return f
 }
 
-// take tells the user of progress. done: connected.
-func (f *follower) take(change client.Change) (done bool, err error) {
-	p := change.Config
-	if p == nil || p.Path != f.info.Path {
-		return false, nil
+// gaveUp is about an attempt that nobody waits for any more.
+func gaveUp(ctx context.Context, info client.ConfigInfo, state client.State) error {
+	code, why := ui.ExitInterrupted, "interrupted"
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		code, why = ui.ExitTimeout, "the time is over"
 	}
-	if p.Session == f.session {
-		f.seen = true
-	}
-	if !f.seen {
-		return false, nil // from before our session
-	}
-	if change.Kind == client.Removed || p.Session != f.session {
-		return false, f.ended(*p, change.Kind)
-	}
-	if p.State != f.state {
-		f.state = p.State
-		f.cli.out.line("%s: %s", clean(f.info.Name), f.cli.out.state(string(p.State)))
-	}
-	return p.State == client.StateConnected, nil
-}
-
-func (f *follower) ended(p client.ConfigProperties, kind client.ChangeKind) error {
-	reason := p.FailureReason
-	switch {
-	case kind == client.Removed:
-		reason = "the config was removed"
-	case reason == "":
-		reason = "disconnected by the user"
-	}
-	out := &failure{code: exitNotConnected, err: fmt.Errorf("%s: cannot connect: %s", f.info.Name, reason)}
-	if reason == "connection timed out" || reason == "provider failure" {
-		out.hint = fmt.Sprintf("see what the app %s says; its settings: vpnctl show %s", f.info.App, f.info.Name)
-	}
-	return out
-}
-
-func (f *follower) gaveUp(cause error) error {
-	state := f.state
-	if state == "" {
-		state = client.StateConnecting
-	}
-	why := "interrupted"
-	if errors.Is(cause, context.DeadlineExceeded) {
-		why = "the time is over"
-	}
-	return &failure{
-		code: exitTimeout,
-		err:  fmt.Errorf("%s: still %s, and goes on: %s%w", f.info.Name, state, why, hidden{cause}),
-		hint: fmt.Sprintf("watch it: vpnctl status %s; end it: vpnctl disconnect %s", f.info.Name, f.info.Name),
+	return &ui.Error{
+		Code: code,
+		Err:  fmt.Errorf("%s: still %s, and goes on: %s", info.Name, state, why),
+		Hint: fmt.Sprintf("watch it: vpnctl status %s; end it: vpnctl disconnect %s", info.Name, info.Name),
 	}
 }
-
-// hidden keeps a cause for errors.Is without repeating its text.
-type hidden struct{ error }
-
-func (hidden) Error() string   { return "" }
-func (h hidden) Unwrap() error { return h.error }

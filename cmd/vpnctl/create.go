@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -30,7 +31,7 @@ passwords.`,
 		app, name := args[0], args[1]
 		cfg, err := d.CreateConfig(ctx, app, name, o)
 		if errors.Is(err, client.ErrAlreadyExists) {
-			return &failure{exitFailed, err, fmt.Sprintf("see: vpnctl show %s/%s", app, name)}
+			return &ui.Error{Code: ui.ExitFailed, Err: err, Hint: fmt.Sprintf("see: vpnctl show %s/%s", app, name)}
 		}
 		if err != nil {
 			return err
@@ -40,9 +41,9 @@ passwords.`,
 			if err != nil {
 				return err
 			}
-			return c.out.json(p)
+			return ui.JSON(c.out.w, p)
 		}
-		c.out.line("Created %s (%s).", clean(name), id(cfg.Path()))
+		c.out.line("Created %s (%s).", ui.Clean(name), id(cfg.Path()))
 		return nil
 	})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -61,24 +62,4 @@ passwords.`,
 	cmd.Flags().BoolVar(&o.AutoConnect, "auto-connect", false, "connect by itself once it was connected before")
 	jsonFlag(cmd, &asJSON)
 	return cmd
-}
-
-// completeApp offers the apps that the daemon knows.
-func (c *cli) completeApp(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	d, err := c.dial(cmd.Context())
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer d.Close()
-	var out []cobra.Completion
-	providers, _ := d.ListProviders(cmd.Context())
-	for _, p := range providers {
-		if strings.HasPrefix(p.App, begun) {
-			out = append(out, cobra.CompletionWithDesc(p.App, p.DisplayName))
-		}
-	}
-	return out, cobra.ShellCompDirectiveNoFileComp
 }

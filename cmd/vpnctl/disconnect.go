@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -19,7 +20,7 @@ yours is connected.`,
   vpnctl disconnect Work`,
 		ValidArgsFunction: c.completeName(true),
 		RunE: c.change(changeLimit, func(ctx context.Context, d *client.Client, args []string) error {
-			return failed(exitStillThere, c.disconnectAll(ctx, d, args))
+			return failed(ui.ExitStillThere, c.disconnectAll(ctx, d, args))
 		}),
 	}
 }
@@ -29,13 +30,9 @@ func (c *cli) disconnectAll(ctx context.Context, d *client.Client, names []strin
 	if err != nil {
 		return err
 	}
-	var chosen []client.ConfigInfo
-	for _, name := range names {
-		info, err := match(all, name)
-		if err != nil {
-			return err
-		}
-		chosen = append(chosen, info)
+	chosen, err := matchAll(all, names)
+	if err != nil {
+		return err
 	}
 	if len(names) == 0 {
 		for _, info := range all {
@@ -53,9 +50,9 @@ func (c *cli) disconnectAll(ctx context.Context, d *client.Client, names []strin
 			return fmt.Errorf("%s: %w", info.Name, err)
 		}
 		if info.State.Active() {
-			c.out.line("%s: disconnected", clean(info.Name))
+			c.out.line("%s: disconnected", ui.Clean(info.Name))
 		} else {
-			c.out.line("%s: was not connected", clean(info.Name))
+			c.out.line("%s: was not connected", ui.Clean(info.Name))
 		}
 	}
 	return nil

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -33,7 +35,7 @@ and which names each is asked for.`,
 				return err
 			}
 			if asJSON {
-				return c.out.json(list)
+				return ui.JSON(c.out.w, list)
 			}
 			if len(list) == 0 {
 				c.out.line("No VPN is connected: the host's own DNS answers.")
@@ -59,6 +61,9 @@ func servers(ctx context.Context, d *client.Client) ([]dnsOf, error) {
 	list := []dnsOf{}
 	for _, info := range sessions {
 		s, err := d.Session(info.Path).Properties(ctx)
+		if errors.Is(err, client.ErrNotFound) {
+			continue // ended since
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -36,9 +37,9 @@ Nothing is sent.`,
 					return err
 				}
 				if asJSON {
-					return c.out.json(e)
+					return ui.JSON(c.out.w, e)
 				}
-				c.out.line("%s: %s", clean(e.Destination), clean(e.Why))
+				c.out.line("%s: %s", ui.Clean(e.Destination), ui.Clean(e.Why))
 				c.out.block("  ", explanationFields(e))
 				return nil
 			})(cmd, args)

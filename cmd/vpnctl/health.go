@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -22,7 +23,7 @@ func (c *cli) health() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return c.out.json(append([]client.Health{}, m.Health...))
+				return ui.JSON(c.out.w, append([]client.Health{}, m.Health...))
 			}
 			if len(m.Health) == 0 {
 				c.out.line("Nothing is wrong.")
@@ -37,6 +38,6 @@ func (c *cli) health() *cobra.Command {
 
 func (c *cli) printHealth(list []client.Health) {
 	for _, h := range list {
-		c.out.line("%s: %s (%s)", clean(h.Severity), clean(h.Text), clean(h.Code))
+		c.out.line("%s: %s (%s)", ui.Clean(h.Severity), ui.Clean(h.Text), ui.Clean(h.Code))
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -23,7 +24,7 @@ func (c *cli) list() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return c.out.json(all)
+				return ui.JSON(c.out.w, all)
 			}
 			if len(all) == 0 {
 				c.out.line("There are no configs. Apps create them, or: vpnctl create APP NAME")

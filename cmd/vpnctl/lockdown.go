@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -43,7 +44,7 @@ func (c *cli) setLockdown(ctx context.Context, d *client.Client, args []string) 
 	if err := d.Config(info.Path).Update(ctx, client.ConfigUpdate{Lockdown: &on}); err != nil {
 		return fmt.Errorf("%s: %w", info.Name, err)
 	}
-	c.out.line("%s: lockdown %s", clean(info.Name), args[0])
+	c.out.line("%s: lockdown %s", ui.Clean(info.Name), args[0])
 	if !on {
 		return c.warnLocked(ctx, d)
 	}

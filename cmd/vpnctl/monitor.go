@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -134,10 +135,10 @@ func (m *monitor) session(change client.Change) {
 }
 
 func (m *monitor) line(subject string, words ...string) {
-	text := clean(subject)
+	text := ui.Clean(subject)
 	if len(words) > 0 {
 		for i, word := range words {
-			words[i] = m.cli.out.state(clean(word))
+			words[i] = m.cli.out.state(ui.Clean(word))
 		}
 		text += ": " + strings.Join(words, " ")
 	}

@@ -6,9 +6,9 @@ import (
 	"io"
 	"os"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -22,7 +22,7 @@ type printer struct {
 func newPrinter(w io.Writer) *printer {
 	p := &printer{w: w}
 	if f, ok := w.(*os.File); ok {
-		p.terminal = isTerminal(f)
+		p.terminal = ui.IsTerminal(f)
 	}
 	p.colour = p.terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	return p
@@ -30,14 +30,6 @@ func newPrinter(w io.Writer) *printer {
 
 func (p *printer) line(format string, args ...any) {
 	fmt.Fprintf(p.w, format+"\n", args...)
-}
-
-// json prints a value on several lines.
-func (p *printer) json(v any) error {
-	e := json.NewEncoder(p.w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(v)
 }
 
 // jsonLine prints a value of a stream.
@@ -53,7 +45,7 @@ func (p *printer) table(header []string, rows [][]string) {
 	widths := make([]int, len(header))
 	for _, row := range append([][]string{header}, rows...) {
 		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(clean(cell)))
+			widths[i] = max(widths[i], utf8.RuneCountInString(ui.Clean(cell)))
 		}
 	}
 	p.row(header, widths)
@@ -65,7 +57,7 @@ func (p *printer) table(header []string, rows [][]string) {
 func (p *printer) row(cells []string, widths []int) {
 	var b strings.Builder
 	for i, cell := range cells {
-		text := clean(cell)
+		text := ui.Clean(cell)
 		b.WriteString(p.state(text))
 		if i < len(cells)-1 {
 			b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(text)+2))
@@ -82,14 +74,14 @@ func (p *printer) block(indent string, fields []field) {
 	width := 0
 	for _, f := range fields {
 		if f.value != "" {
-			width = max(width, utf8.RuneCountInString(clean(f.name)))
+			width = max(width, utf8.RuneCountInString(ui.Clean(f.name)))
 		}
 	}
 	for _, f := range fields {
 		if f.value != "" {
-			name := clean(f.name)
+			name := ui.Clean(f.name)
 			pad := strings.Repeat(" ", width-utf8.RuneCountInString(name)+2)
-			p.line("%s%s:%s%s", indent, name, pad, p.state(clean(f.value)))
+			p.line("%s%s:%s%s", indent, name, pad, p.state(ui.Clean(f.value)))
 		}
 	}
 }
@@ -111,16 +103,6 @@ func (p *printer) state(text string) string {
 	}
 }
 
-// clean keeps what an app wrote from reaching the terminal as a command.
-func clean(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, text)
-}
-
 // some is a list for one line; what is long is cut.
 func some[T fmt.Stringer](values []T) string {
 	const most = 8
@@ -139,20 +121,4 @@ func yesNo(b bool) string {
 		return "yes"
 	}
 	return "no"
-}
-
-// size is a number of bytes for people.
-func size(n uint64) string {
-	const step = 1024
-	if n < step {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n)/step, "KiB"
-	for _, larger := range []string{"MiB", "GiB", "TiB"} {
-		if value < step {
-			break
-		}
-		value, unit = value/step, larger
-	}
-	return fmt.Sprintf("%.1f %s", value, unit)
 }

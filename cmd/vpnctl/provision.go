@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/driver/platform"
 )
 
@@ -56,16 +57,16 @@ func (c *cli) check(files []string, asJSON bool) error {
 	twice := platform.Duplicates(good)
 	problems = append(problems, twice...)
 	if asJSON {
-		if err := c.out.json(problems); err != nil {
+		if err := ui.JSON(c.out.w, problems); err != nil {
 			return err
 		}
 	} else {
 		for _, p := range problems {
-			c.out.line("%s", clean(p.String()))
+			c.out.line("%s", ui.Clean(p.String()))
 		}
 		for _, g := range good {
 			if !slices.ContainsFunc(twice, func(p platform.Problem) bool { return p.File == g.File }) {
-				c.out.line("%s", clean(summary(g)))
+				c.out.line("%s", ui.Clean(summary(g)))
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -22,19 +23,15 @@ func (c *cli) remove() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var chosen []client.ConfigInfo
-			for _, name := range args { // all are known before the first goes
-				info, err := match(all, name)
-				if err != nil {
-					return err
-				}
-				chosen = append(chosen, info)
+			chosen, err := matchAll(all, args)
+			if err != nil {
+				return err
 			}
 			for _, info := range chosen {
 				if err := d.Config(info.Path).Remove(ctx); err != nil {
-					return failed(exitNotRemoved, fmt.Errorf("%s: %w", info.Name, err))
+					return failed(ui.ExitNotRemoved, fmt.Errorf("%s: %w", info.Name, err))
 				}
-				c.out.line("Removed %s.", clean(info.Name))
+				c.out.line("Removed %s.", ui.Clean(info.Name))
 			}
 			return nil
 		}),

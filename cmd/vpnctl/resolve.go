@@ -7,10 +7,8 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/spf13/cobra"
-
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -59,7 +57,21 @@ func match(all []client.ConfigInfo, name string) (client.ConfigInfo, error) {
 			return client.ConfigInfo{}, ambiguous(name, found)
 		}
 	}
-	return client.ConfigInfo{}, &failure{code: exitNotFound, err: fmt.Errorf("there is no config %q", name), hint: hintList}
+	return client.ConfigInfo{}, &ui.Error{Code: ui.ExitNotFound, Err: fmt.Errorf("there is no config %q", name), Hint: hintList}
+}
+
+// matchAll is match for several: all are known before anything becomes of the
+// first.
+func matchAll(all []client.ConfigInfo, names []string) ([]client.ConfigInfo, error) {
+	var found []client.ConfigInfo
+	for _, name := range names {
+		info, err := match(all, name)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, info)
+	}
+	return found, nil
 }
 
 func ambiguous(name string, found []client.ConfigInfo) error {
@@ -67,10 +79,10 @@ func ambiguous(name string, found []client.ConfigInfo) error {
 	for _, c := range found {
 		which = append(which, fmt.Sprintf("%s/%s (%s)", c.App, c.Name, id(c.Path)))
 	}
-	return &failure{
-		code: exitUsage,
-		err:  fmt.Errorf("%q may be any of %s", name, strings.Join(which, ", ")),
-		hint: "pass more of the name, app/name, or the id",
+	return &ui.Error{
+		Code: ui.ExitUsage,
+		Err:  fmt.Errorf("%q may be any of %s", name, strings.Join(which, ", ")),
+		Hint: "pass more of the name, app/name, or the id",
 	}
 }
 
@@ -90,33 +102,5 @@ func shortIDs(all []client.ConfigInfo) []string {
 		if len(seen) == len(all) || n >= longest {
 			return short
 		}
-	}
-}
-
-// completeName offers the names of configs that are not among the arguments
-// yet; many says whether there may be more than one.
-func (c *cli) completeName(many bool) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		if len(args) > 0 && !many {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
-		defer cancel()
-		d, err := c.dial(ctx)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		defer d.Close()
-		all, err := configs(ctx, d)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		var out []cobra.Completion
-		for _, info := range all {
-			if strings.HasPrefix(info.Name, begun) && !slices.Contains(args, info.Name) {
-				out = append(out, cobra.CompletionWithDesc(info.Name, fmt.Sprintf("%s, %s", info.App, info.State)))
-			}
-		}
-		return out, cobra.ShellCompDirectiveNoFileComp
 	}
 }

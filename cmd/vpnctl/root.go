@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -36,7 +37,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil && !c.started {
 		err = usage(err)
 	}
-	return c.report(ctx, err)
+	return ui.Program{Name: "vpnctl", NotFound: hintList, NotAuthorized: hintNotAuthorized}.Report(ctx, stderr, err)
 }
 
 func (c *cli) root() *cobra.Command {
@@ -80,7 +81,7 @@ func (c *cli) do(limit time.Duration, act action) func(*cobra.Command, []string)
 			ctx, cancel = context.WithTimeout(ctx, limit)
 			defer cancel()
 		}
-		d, err := c.dial(ctx)
+		d, err := ui.Dial(ctx, c.bus)
 		if err != nil {
 			return err
 		}
@@ -92,23 +93,9 @@ func (c *cli) do(limit time.Duration, act action) func(*cobra.Command, []string)
 // change is do for an action about which polkit may ask for a password.
 func (c *cli) change(limit time.Duration, act action) func(*cobra.Command, []string) error {
 	return c.do(limit, func(ctx context.Context, d *client.Client, args []string) error {
-		defer c.askHere(ctx)()
+		defer ui.Ask(ctx, c.bus)()
 		return act(ctx, d, args)
 	})
-}
-
-func (c *cli) dial(ctx context.Context) (*client.Client, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	var opts []client.Option
-	if c.bus != "" {
-		opts = append(opts, client.WithAddress(c.bus))
-	}
-	d, err := client.Dial(ctx, opts...)
-	if err != nil {
-		return nil, &failure{code: exitNotRunning, err: err, hint: "check that D-Bus runs, or pass --bus ADDRESS"}
-	}
-	return d, nil
 }
 
 // jsonFlag is the same for every command that reads.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -33,7 +34,7 @@ func (c *cli) show() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return c.out.json(p)
+				return ui.JSON(c.out.w, p)
 			}
 			c.out.block("", configFields(p))
 			return nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -43,7 +44,7 @@ func (c *cli) status() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return c.out.json(report.Connections)
+				return ui.JSON(c.out.w, report.Connections)
 			}
 			c.printStatus(report)
 			return nil
@@ -119,7 +120,7 @@ func (c *cli) printStatus(report statusReport) {
 		if i > 0 {
 			c.out.line("")
 		}
-		c.out.line("%s (%s)", clean(one.Config.Name), clean(one.Config.App))
+		c.out.line("%s (%s)", ui.Clean(one.Config.Name), ui.Clean(one.Config.App))
 		c.out.block("  ", connectionFields(one))
 	}
 	c.printHealth(report.Health)
@@ -168,8 +169,8 @@ func uplink(s *client.SessionProperties) string {
 
 func counters(s client.Statistics) []field {
 	fields := []field{
-		{"Sent", fmt.Sprintf("%s in %d packets", size(s.TxBytes), s.TxPackets)},
-		{"Received", fmt.Sprintf("%s in %d packets", size(s.RxBytes), s.RxPackets)},
+		{"Sent", fmt.Sprintf("%s in %d packets", ui.Size(s.TxBytes, 1), s.TxPackets)},
+		{"Received", fmt.Sprintf("%s in %d packets", ui.Size(s.RxBytes, 1), s.RxPackets)},
 	}
 	var dropped []string
 	for _, reason := range slices.Sorted(maps.Keys(s.Dropped)) {
@@ -193,16 +194,21 @@ func (c *cli) watchStatus(ctx context.Context, d *client.Client, args []string, 
 		defer ticker.Stop()
 		tick = ticker.C
 	}
+	waiting := false // and the user knows
 	for {
 		report, err := readStatus(ctx, d, args)
 		switch {
 		case ctx.Err() != nil:
 			return nil // interrupted: that is how it ends
 		case errors.Is(err, client.ErrNotRunning):
-			fmt.Fprintln(c.stderr, "vpnctl: vpnproviderd is not running; waiting for it")
+			if !waiting {
+				fmt.Fprintln(c.stderr, "vpnctl: vpnproviderd is not running; waiting for it")
+			}
+			waiting = true
 		case err != nil:
 			return err
 		default:
+			waiting = false
 			if err := c.showAgain(report, asJSON); err != nil {
 				return err
 			}
@@ -256,5 +262,5 @@ func endOfWatch(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	return &failure{exitNotRunning, client.ErrClosed, "check that D-Bus runs"}
+	return client.ErrClosed
 }

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 	"github.com/vpnprovider/vpnproviderd/dbus/client/clienttest"
 	"github.com/vpnprovider/vpnproviderd/dbus/wire"
@@ -214,7 +215,7 @@ func TestConnectStopsWaiting(t *testing.T) {
 	b := newBench(t)
 	b.run(0, "create", app, "Work")
 	b.register(func(*client.Session) {}) // never ready
-	out, errs := b.run(3, "connect", "--wait", "1", "Work")
+	out, errs := b.run(3, "connect", "--wait", "3", "Work")
 	contains(t, out, "Work: connecting\n")
 	contains(t, errs, "Work: still connecting, and goes on: the time is over", "vpnctl disconnect Work")
 	if out, _ = b.run(0, "connect", "--wait", "0", "Work"); out != "Work: connecting\n" {
@@ -297,7 +298,7 @@ func TestNames(t *testing.T) {
 			}
 			continue
 		}
-		if f, ok := err.(*failure); !ok || f.code != -want {
+		if f, ok := err.(*ui.Error); !ok || f.Code != -want {
 			t.Errorf("%q: %+v, %v", name, got, err)
 		}
 	}
@@ -394,11 +395,6 @@ func TestOutput(t *testing.T) {
 	if b.String() != want {
 		t.Errorf("got %q, want %q", b.String(), want)
 	}
-	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 5 << 20: "5.0 MiB", 3 << 40: "3.0 TiB", 9 << 50: "9216.0 TiB"} {
-		if got := size(n); got != want {
-			t.Errorf("size(%d) = %q, want %q", n, got, want)
-		}
-	}
 	many := make([]netip.Addr, 20)
 	for i := range many {
 		many[i] = netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
@@ -409,17 +405,19 @@ func TestOutput(t *testing.T) {
 	if newPrinter(&b).colour {
 		t.Error("colour into a file")
 	}
-	if tty, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0); err == nil {
-		defer tty.Close()
-		t.Setenv("TERM", "xterm")
-		t.Setenv("NO_COLOR", "")
-		if !newPrinter(tty).colour {
-			t.Error("no colour on a terminal")
-		}
-		t.Setenv("NO_COLOR", "1")
-		if newPrinter(tty).colour {
-			t.Error("colour despite NO_COLOR")
-		}
+	tty, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tty.Close()
+	t.Setenv("TERM", "xterm")
+	t.Setenv("NO_COLOR", "")
+	if !newPrinter(tty).colour {
+		t.Error("no colour on a terminal")
+	}
+	t.Setenv("NO_COLOR", "1")
+	if newPrinter(tty).colour {
+		t.Error("colour despite NO_COLOR")
 	}
 }
 
