@@ -11,6 +11,7 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-nm-bridge/internal/menu"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-nm-bridge/internal/nm"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-nm-bridge/internal/plugin"
@@ -22,6 +23,9 @@ const (
 	// may have to give a password.
 	dialTime = 10 * time.Second
 	askTime  = 3 * time.Minute
+
+	// retryTime is how long a daemon that is not there is not looked for.
+	retryTime = 3 * time.Minute
 )
 
 // bridge is the program in a user's session.
@@ -51,7 +55,7 @@ func watch(ctx context.Context, d *client.Client) (<-chan client.Change, error) 
 			return changes, err
 		}
 		select {
-		case <-time.After(askTime):
+		case <-time.After(retryTime):
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -78,11 +82,7 @@ func open(ctx context.Context, opts options, log *slog.Logger) (*nm.Client, *men
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	var dial []client.Option
-	if opts.bus != "" {
-		dial = append(dial, client.WithAddress(opts.bus))
-	}
-	d, err := client.Dial(ctx, dial...)
+	d, err := ui.Dial(ctx, opts.bus)
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, manager.Close())
 	}

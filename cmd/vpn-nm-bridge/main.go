@@ -16,20 +16,17 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/pflag"
+
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 )
 
 const program = "vpn-nm-bridge"
 
-// Exit codes.
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
-)
+// version is set by the linker.
+var version = "0.1.0-dev"
 
 // options are the command line.
 type options struct {
@@ -37,7 +34,6 @@ type options struct {
 	busName string
 	cleanup bool
 	level   slog.Level
-	version bool
 }
 
 const usage = `Usage: vpn-nm-bridge [options]
@@ -50,21 +46,15 @@ session, and by NetworkManager, seldom by hand. See vpn-nm-bridge(8).
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	// A second signal ends the program whatever it does.
+	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	opts, err := parse(args, stdout)
-	switch {
-	case errors.Is(err, pflag.ErrHelp):
-		return exitOK
-	case err != nil:
-		fmt.Fprintf(stderr, "%s: %v\nTry '%s --help'.\n", program, err, program)
-		return exitUsage
-	case opts.version:
-		fmt.Fprintln(stdout, program, version())
-		return exitOK
+	opts, line := commandLine()
+	if code, done := line.Parse(args, stdout, stderr); done {
+		return code
 	}
 	log := newLogger(stderr, opts.level)
 	work := bridge
@@ -74,37 +64,30 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case opts.cleanup:
 		work = cleanup
 	}
-	if err := work(ctx, opts, log); err != nil {
+	if err := work(ctx, *opts, log); err != nil {
 		log.Error(program+" failed", "error", err)
-		return exitFailed
+		return ui.ExitFailed
 	}
-	return exitOK
+	return ui.ExitOK
 }
 
-// parse reads the command line; help goes to out.
-func parse(args []string, out io.Writer) (o options, err error) {
+// commandLine fills the options when it is parsed.
+func commandLine() (*options, ui.Options) {
+	o := &options{}
 	f := pflag.NewFlagSet(program, pflag.ContinueOnError)
-	f.SetOutput(io.Discard) // errors are told by the caller
-	f.SortFlags = false
 	f.StringVar(&o.bus, "bus", "", "D-Bus `ADDRESS` instead of the system bus")
 	f.StringVar(&o.busName, "bus-name", "", "be the VPN plugin of one connection, with this `NAME`; NetworkManager says so")
 	f.BoolVar(&o.cleanup, "cleanup", false, "take the user's profiles out of NetworkManager, and exit")
 	level := f.String("log-level", "info", "debug, info, warn or error")
-	f.BoolVar(&o.version, "version", false, "print the version, and exit")
-	f.Usage = func() { fmt.Fprint(out, usage, f.FlagUsages()) }
-	if err := f.Parse(args); err != nil {
-		return o, err
-	}
-	if f.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
-	}
-	if err := o.level.UnmarshalText([]byte(*level)); err != nil {
-		return o, fmt.Errorf("--log-level %q is not debug, info, warn or error", *level)
-	}
-	if o.cleanup && o.busName != "" {
-		return o, errors.New("--cleanup is not for a plugin")
-	}
-	return o, nil
+	return o, ui.Options{FlagSet: f, About: usage, Version: version, Check: func() error {
+		if err := o.level.UnmarshalText([]byte(*level)); err != nil {
+			return fmt.Errorf("--log-level %q is not debug, info, warn or error", *level)
+		}
+		if o.cleanup && o.busName != "" {
+			return errors.New("--cleanup is not for a plugin")
+		}
+		return nil
+	}}
 }
 
 // newLogger writes text. The journal has times of its own.
@@ -119,11 +102,4 @@ func newLogger(w io.Writer, level slog.Level) *slog.Logger {
 		}
 	}
 	return slog.New(slog.NewTextHandler(w, o))
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }

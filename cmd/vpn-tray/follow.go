@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -49,7 +50,7 @@ func (a *app) follow(ctx context.Context, bus string, starter *client.Starter) {
 func (a *app) connection(ctx context.Context, bus string, starter *client.Starter, begun func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d, err := dial(ctx, bus)
+	d, err := ui.Dial(ctx, bus)
 	if err != nil {
 		return err
 	}
@@ -77,16 +78,6 @@ func (a *app) connection(ctx context.Context, bus string, starter *client.Starte
 		})
 	}
 	return errors.New("the connection to the bus was lost")
-}
-
-func dial(ctx context.Context, bus string) (*client.Client, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	var opts []client.Option
-	if bus != "" {
-		opts = append(opts, client.WithAddress(bus))
-	}
-	return client.Dial(ctx, opts...)
 }
 
 // startApps starts the apps that the daemon asks for.

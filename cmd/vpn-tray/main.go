@@ -9,7 +9,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log"
 	"os"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-tray/internal/model"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-tray/internal/sni"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
@@ -28,42 +28,12 @@ const program = "vpn-tray"
 // version is set by the linker.
 var version = "0.1.0-dev"
 
-// Exit codes.
-const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
-)
-
 const usage = `Usage: vpn-tray [options]
 
 Shows the VPNs of vpnproviderd in the panel of the desktop. It is started with
 the desktop, seldom by hand. See vpn-tray(1).
 
 `
-
-// options are the command line.
-type options struct {
-	bus     string
-	version bool
-}
-
-// parse reads the command line; help goes to out.
-func parse(args []string, out io.Writer) (o options, err error) {
-	f := pflag.NewFlagSet(program, pflag.ContinueOnError)
-	f.SetOutput(io.Discard) // errors are told by the caller
-	f.SortFlags = false
-	f.StringVar(&o.bus, "bus", "", "`ADDRESS` of the bus that vpnproviderd is on (default: the system bus)")
-	f.BoolVar(&o.version, "version", false, "print the version, and exit")
-	f.Usage = func() { fmt.Fprint(out, usage, f.FlagUsages()) }
-	if err := f.Parse(args); err != nil {
-		return o, err
-	}
-	if f.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
-	}
-	return o, nil
-}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -73,31 +43,25 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	opts, err := parse(args, stdout)
-	switch {
-	case errors.Is(err, pflag.ErrHelp):
-		return exitOK
-	case err != nil:
-		fmt.Fprintf(stderr, "%s: %v\nTry '%s --help'.\n", program, err, program)
-		return exitUsage
-	case opts.version:
-		fmt.Fprintln(stdout, program, version)
-		return exitOK
+	f := pflag.NewFlagSet(program, pflag.ContinueOnError)
+	bus := f.String("bus", "", "`ADDRESS` of the bus that vpnproviderd is on (default: the system bus)")
+	if code, done := (ui.Options{FlagSet: f, About: usage, Version: version}).Parse(args, stdout, stderr); done {
+		return code
 	}
 	complaints := log.New(stderr, program+": ", 0)
-	err = serve(ctx, opts, complaints)
+	err := serve(ctx, *bus, complaints)
 	switch {
 	case errors.Is(err, errRunning):
 		complaints.Print(err)
 	case err != nil:
 		complaints.Print(err)
-		return exitFailed
+		return ui.ExitFailed
 	}
-	return exitOK
+	return ui.ExitOK
 }
 
 // serve runs until ctx is done, the user quits, or the session ends.
-func serve(ctx context.Context, opts options, complaints *log.Logger) error {
+func serve(ctx context.Context, bus string, complaints *log.Logger) error {
 	session, err := joinSession()
 	if err != nil {
 		return err
@@ -120,7 +84,7 @@ func serve(ctx context.Context, opts options, complaints *log.Logger) error {
 		return err
 	}
 	go n.run(ctx)
-	go a.follow(ctx, opts.bus, starter)
+	go a.follow(ctx, bus, starter)
 	a.run(ctx, func(v model.View) {
 		if err := item.Show(picture(v, clicked)); err != nil && ctx.Err() == nil {
 			complaints.Print(err)

@@ -10,6 +10,7 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-tray/internal/icon"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-tray/internal/model"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
@@ -144,7 +145,7 @@ func TestTray(t *testing.T) {
 	l.notes.Await(t, 4, "2: Cannot connect a_b | Another user has the tunnel.")
 	l.Panel.Await(t, "a_b")
 	l.Click(t, "Quit")
-	if code := l.Wait(t); code != exitOK {
+	if code := l.Wait(t); code != ui.ExitOK {
 		t.Errorf("exit code %d", code)
 	}
 }
@@ -345,11 +346,11 @@ func TestEnds(t *testing.T) {
 	l := start(t)
 	l.Panel.Await(t, "There are no VPNs (grey)")
 	second := l.launch(t)
-	if code := second.Wait(t); code != exitOK || !strings.Contains(second.Output(), "runs already") {
+	if code := second.Wait(t); code != ui.ExitOK || !strings.Contains(second.Output(), "runs already") {
 		t.Errorf("a second one: %d %q", code, second.Output())
 	}
 	l.Signal(syscall.SIGTERM)
-	if code := l.Wait(t); code != exitOK || l.Output() != "" {
+	if code := l.Wait(t); code != ui.ExitOK || l.Output() != "" {
 		t.Errorf("after SIGTERM %d %q", code, l.Output())
 	}
 	third := l.launch(t)
@@ -360,7 +361,7 @@ func TestEnds(t *testing.T) {
 		return nil
 	})
 	l.endSession()
-	if code := third.Wait(t); code != exitFailed || !strings.Contains(third.Output(), "session bus is gone") {
+	if code := third.Wait(t); code != ui.ExitFailed || !strings.Contains(third.Output(), "session bus is gone") {
 		t.Errorf("without the session bus %d %q", code, third.Output())
 	}
 	for _, test := range []struct {
@@ -368,11 +369,11 @@ func TestEnds(t *testing.T) {
 		says string
 		args []string
 	}{
-		{exitFailed, "cannot join the session bus", nil},
-		{exitUsage, "Try 'vpn-tray --help'", []string{"--bus"}},
-		{exitUsage, "unexpected argument", []string{"x"}},
-		{exitOK, "vpn-tray 0", []string{"--version"}},
-		{exitOK, "--bus ADDRESS", []string{"--help"}},
+		{ui.ExitFailed, "cannot join the session bus", nil},
+		{ui.ExitUsage, "Try 'vpn-tray --help'", []string{"--bus"}},
+		{ui.ExitUsage, "unexpected argument", []string{"x"}},
+		{ui.ExitOK, "vpn-tray 0", []string{"--version"}},
+		{ui.ExitOK, "--bus ADDRESS", []string{"--help"}},
 	} {
 		p := desktop.Start(t, []string{"DBUS_SESSION_BUS_ADDRESS=unix:path=/nonexistent", "HOME=" + os.TempDir()}, append([]string{harness.Binary(t, "vpn-tray")}, test.args...)...)
 		if code := p.Wait(t); code != test.code || !strings.Contains(p.Output(), test.says) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-nm-bridge/internal/nm"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 )
 
 // maxShows is how often an activation that does not last is made again before
@@ -106,9 +107,9 @@ func (m *Menu) tellLast(e *entry) {
 // wordFor is what the plugin is told of a reason; "" is none: nothing failed.
 func wordFor(reason string) nm.Word {
 	switch reason {
-	case "", "replaced", "removed", "shutdown":
+	case wire.ReasonUser, wire.ReasonReplaced, wire.ReasonRemoved, wire.ReasonShutdown:
 		return ""
-	case "provider gone", "channel closed":
+	case wire.ReasonProviderGone, wire.ReasonChannelClosed:
 		return nm.Lost
 	default:
 		return nm.Failed

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-nm-bridge/internal/nm"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 )
 
 // cleanTime is how long taking the profiles away may take in the end.
@@ -229,7 +230,7 @@ func (m *Menu) nameOf(e *entry) string {
 // refusal is the reason for the plugin where Connect was refused.
 func refusal(err error) string {
 	if errors.Is(err, client.ErrProviderNotRunning) || errors.Is(err, client.ErrNotRunning) {
-		return "provider gone"
+		return wire.ReasonProviderGone
 	}
 	return err.Error()
 }

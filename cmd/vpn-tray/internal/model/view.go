@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
-	"unicode"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -250,12 +250,7 @@ const longest = 100
 
 // clean makes what an app wrote fit for one line of a menu.
 func clean(text string) string {
-	runes := []rune(strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || unicode.Is(unicode.Zl, r) || unicode.Is(unicode.Zp, r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, text))
+	runes := []rune(ui.Clean(text))
 	if len(runes) > longest {
 		runes = append(runes[:longest-1], '…')
 	}
