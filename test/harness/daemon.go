@@ -96,7 +96,7 @@ func (d *Daemon) Start(t testing.TB) {
 	d.mu.Lock()
 	d.notified = nil
 	d.mu.Unlock()
-	d.process = d.host.Start(t, Command{Argv: append([]string{d.program}, d.args...), Env: d.env})
+	d.process = d.host.Start(t, Command{Argv: d.Command(), Env: d.env})
 	Eventually(t, Timeout, "the daemon is ready", func() error {
 		if slices.Contains(d.Notified(), "READY=1") {
 			return nil
@@ -126,10 +126,15 @@ func (d *Daemon) Stop(t testing.TB) {
 	}
 }
 
+// Command is the daemon's program with its arguments, and more of them.
+func (d *Daemon) Command(more ...string) []string {
+	return slices.Concat([]string{d.program}, d.args, more)
+}
+
 // Cleanup runs the daemon's program with --cleanup and returns what it said.
 func (d *Daemon) Cleanup(t testing.TB) string {
 	t.Helper()
-	return d.host.Run(t, append(append([]string{d.program}, d.args...), "--cleanup")...)
+	return d.host.Run(t, d.Command("--cleanup")...)
 }
 
 // Notified returns the assignments that the daemon has sent with sd_notify(3)

@@ -15,8 +15,9 @@ import (
 )
 
 // Timeout is how long helpers wait for a thing that takes milliseconds on an
-// idle machine.
-const Timeout = 20 * time.Second
+// idle machine. Nothing that goes well waits for it, so it is long enough for a
+// machine that runs all tests at once, and more.
+const Timeout = time.Minute
 
 // Require skips the test where root or one of the programs is missing. With CI
 // in the environment it fails instead: there, a test that did not run is a

@@ -79,7 +79,7 @@ func (l *Logind) inhibit(what, _, _, mode string) (godbus.UnixFD, *godbus.Error)
 		return -1, godbus.MakeFailedError(err)
 	}
 	held := &lock{file: os.NewFile(uintptr(pipe[0]), "sleep lock"), sent: make(chan struct{})}
-	time.AfterFunc(500*time.Millisecond, func() {
+	time.AfterFunc(time.Second, func() {
 		_ = unix.Close(pipe[1])
 		close(held.sent)
 	})

@@ -57,7 +57,7 @@ func (w *Web) Remotes() []netip.Addr {
 // connection, and returns the body without its last newline.
 func (n *Namespace) Fetch(t testing.TB, url string) (string, error) {
 	t.Helper()
-	out, err := n.Output(t, Command{Argv: []string{"curl", "-sS", "--noproxy", "*", "--max-time", "5", url}, UID: Alice})
+	out, err := n.Output(t, Command{Argv: []string{"curl", "-sS", "--noproxy", "*", "--max-time", "10", url}, UID: Alice})
 	return strings.TrimSpace(out), err
 }
 
