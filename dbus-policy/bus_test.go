@@ -1,15 +1,16 @@
 package dbuspolicy
 
 import (
+	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/vpnprovider/vpnproviderd/dbus/wire"
+	"github.com/vpnprovider/vpnproviderd/test/harness"
 )
 
 // descriptorMethods are those that take one.
@@ -25,9 +26,9 @@ type service struct {
 	in   chan *godbus.Message
 }
 
-func startService(t *testing.T, address string, uid int) service {
+func startService(t *testing.T, bus *harness.Bus, uid uint32) service {
 	t.Helper()
-	conn := dial(t, address, uid)
+	conn := bus.DialAs(t, uid)
 	if name := requestName(t, conn); name != "" {
 		t.Fatalf("uid %d cannot own %s: %s", uid, wire.BusName, name)
 	}
@@ -60,7 +61,7 @@ func requestName(t *testing.T, conn *godbus.Conn) string {
 // next is the first message that comes in and that is wanted.
 func next(t *testing.T, in <-chan *godbus.Message, want func(*godbus.Message) bool) *godbus.Message {
 	t.Helper()
-	late := time.After(timeout)
+	late := time.After(harness.Timeout)
 	for {
 		select {
 		case msg, ok := <-in:
@@ -133,12 +134,12 @@ func methods(t *testing.T) []string {
 }
 
 func TestOwnName(t *testing.T) {
-	address := startBus(t)
-	if got := requestName(t, dial(t, address, aliceUID)); got != accessDenied {
+	bus := startBus(t)
+	if got := requestName(t, bus.DialAs(t, harness.Alice)); got != accessDenied {
 		t.Errorf("an ordinary user asks for the name: %q", got)
 	}
-	for _, uid := range []int{serviceUID, 0} {
-		conn := dial(t, address, uid)
+	for _, uid := range []uint32{serviceUID, 0} {
+		conn := bus.DialAs(t, uid)
 		if got := requestName(t, conn); got != "" {
 			t.Errorf("uid %d asks for the name: %q", uid, got)
 		}
@@ -149,10 +150,10 @@ func TestOwnName(t *testing.T) {
 }
 
 func TestCalls(t *testing.T) {
-	address := startBus(t)
-	startService(t, address, serviceUID)
-	for _, uid := range []int{aliceUID, 0} {
-		conn := dial(t, address, uid)
+	bus := startBus(t)
+	startService(t, bus, serviceUID)
+	for _, uid := range []uint32{harness.Alice, 0} {
+		conn := bus.DialAs(t, uid)
 		for _, method := range methods(t) {
 			if got := call(t, conn, wire.BusName, method); got != "" {
 				t.Errorf("uid %d, %s: %s", uid, method, got)
@@ -171,10 +172,10 @@ func TestCalls(t *testing.T) {
 }
 
 func TestDescriptors(t *testing.T) {
-	address := startBus(t)
-	s := startService(t, address, serviceUID)
-	for _, uid := range []int{aliceUID, 0} {
-		conn := dial(t, address, uid)
+	bus := startBus(t)
+	s := startService(t, bus, serviceUID)
+	for _, uid := range []uint32{harness.Alice, 0} {
+		conn := bus.DialAs(t, uid)
 		for _, method := range methods(t) {
 			want := accessDenied
 			if slices.Contains(descriptorMethods, method) {
@@ -208,16 +209,16 @@ func TestDescriptors(t *testing.T) {
 
 // TestDaemonSends is what the daemon itself sends and asks for.
 func TestDaemonSends(t *testing.T) {
-	for _, uid := range []int{serviceUID, 0} {
-		t.Run(strconv.Itoa(uid), func(t *testing.T) { testDaemonSends(t, uid) })
+	for _, uid := range []uint32{serviceUID, 0} {
+		t.Run(fmt.Sprint(uid), func(t *testing.T) { testDaemonSends(t, uid) })
 	}
 }
 
-func testDaemonSends(t *testing.T, uid int) {
+func testDaemonSends(t *testing.T, uid uint32) {
 	t.Helper()
-	address := startBus(t)
-	s := startService(t, address, uid)
-	alice, bob := dial(t, address, aliceUID), dial(t, address, bobUID)
+	bus := startBus(t)
+	s := startService(t, bus, uid)
+	alice, bob := bus.DialAs(t, harness.Alice), bus.DialAs(t, harness.Bob)
 	if got := call(t, alice, bob.Names()[0], wire.PeerInterface+".Ping"); got != accessDenied {
 		t.Errorf("alice pings bob: %q", got)
 	}

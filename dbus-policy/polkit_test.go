@@ -2,17 +2,14 @@ package dbuspolicy
 
 import (
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	godbus "github.com/godbus/dbus/v5"
-)
 
-// polkitd is where Debian and Ubuntu have it; it is in no one's PATH.
-const polkitd = "/usr/lib/polkit-1/polkitd"
+	"github.com/vpnprovider/vpnproviderd/test/harness"
+)
 
 // resolvedActions stand in for those that systemd-resolved brings.
 const resolvedActions = `<?xml version="1.0" encoding="UTF-8"?>
@@ -28,40 +25,25 @@ func resolvedAction(id string) string {
 
 // startPolkit runs a bus with a real polkitd that has our actions and rules
 // alone.
-func startPolkit(t *testing.T) (address string) {
+func startPolkit(t *testing.T) *harness.Bus {
 	t.Helper()
-	needNamespace(t, polkitd)
-	const theirs = "/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf"
-	address = startBus(t, theirs)
-	actions, rules, none := sharedDir(t), sharedDir(t), sharedDir(t)
-	for source, target := range map[string]string{
-		"org.vpnprovider1.policy": filepath.Join(actions, "org.vpnprovider1.policy"),
-		"49-vpnproviderd.rules":   filepath.Join(rules, "49-vpnproviderd.rules"),
-	} {
-		text, err := os.ReadFile(source)
-		if err != nil {
-			t.Fatal(err)
-		}
-		writeFile(t, target, string(text))
-	}
+	host := newHost(t)
+	bus := harness.StartBus(t, host, harness.BusOptions{Policy: harness.ShippedPolicy, PolicyFiles: []string{harness.PolkitPolicy}})
 	resolved := resolvedActions
 	for _, id := range []string{"set-dns-servers", "set-domains", "revert", "register-service"} {
 		resolved += resolvedAction("org.freedesktop.resolve1." + id)
 	}
-	writeFile(t, filepath.Join(actions, "org.freedesktop.resolve1.policy"), resolved+"</policyconfig>")
-	bind(t, actions, "/usr/share/polkit-1/actions")
-	bind(t, rules, "/usr/share/polkit-1/rules.d")
-	bind(t, none, "/etc/polkit-1/rules.d")
-
-	cmd := exec.Command(polkitd, "--no-debug")
-	cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+address)
-	start(t, cmd)
-	conn := dial(t, address, 0)
-	waitFor(t, "polkitd", func() bool {
-		c := callObject(t, conn, "org.freedesktop.DBus", "/", "org.freedesktop.DBus.NameHasOwner", "org.freedesktop.PolicyKit1")
-		return c.Err == nil && c.Body[0] == true
-	})
-	return address
+	files := map[string]string{"org.freedesktop.resolve1.policy": resolved + "</policyconfig>"}
+	for _, name := range []string{"org.vpnprovider1.policy", "49-vpnproviderd.rules"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[name] = string(text)
+	}
+	host.PolkitFiles(t, files)
+	bus.StartPolkit(t)
+	return bus
 }
 
 const (
@@ -72,7 +54,7 @@ const (
 // TestPolkitActions reads back what polkitd understood: it drops what it
 // cannot read, without an error that anybody would see.
 func TestPolkitActions(t *testing.T) {
-	conn := dial(t, startPolkit(t), 0)
+	conn := startPolkit(t).Dial(t)
 	c := callObject(t, conn, "org.freedesktop.PolicyKit1", authority, authorize+"EnumerateActions", "")
 	var actions []struct {
 		ID, Description, Message, Vendor, VendorURL, Icon string
@@ -137,9 +119,9 @@ func check(t *testing.T, conn, subject *godbus.Conn, action string) (verdict str
 }
 
 func TestPolkitAnswers(t *testing.T) {
-	address := startPolkit(t)
-	root, daemon := dial(t, address, 0), dial(t, address, serviceUID)
-	alice, bob := dial(t, address, aliceUID), dial(t, address, bobUID)
+	bus := startPolkit(t)
+	root, daemon := bus.Dial(t), bus.DialAs(t, serviceUID)
+	alice, bob := bus.DialAs(t, harness.Alice), bus.DialAs(t, harness.Bob)
 	for _, c := range []struct {
 		what          string
 		conn, subject *godbus.Conn
