@@ -71,6 +71,7 @@ type peer struct {
 	watched   bool // as the process of a provider
 	resumed   bool // watched by an earlier process
 	ended     bool // that process has
+	left      bool // the bus
 }
 
 // nobody stands for the users that are not known yet.
@@ -249,6 +250,7 @@ func (d *dispatcher) gone(name string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if p := d.peers[name]; p != nil {
+		p.left = true
 		p.cancel()
 		delete(d.peers, name)
 		d.tellChanged()

@@ -146,9 +146,10 @@ func (s *Server) processEnded(p *peer) {
 	s.manager.ConnectionGone(p.name)
 }
 
-// hasEnded says whether processEnded was called.
+// hasEnded says whether the peer's process has ended, or the peer has left the
+// bus: the manager was told, perhaps before it knew what it now knows.
 func (s *Server) hasEnded(p *peer) bool {
 	s.calls.mu.Lock()
 	defer s.calls.mu.Unlock()
-	return p.ended
+	return p.ended || p.left
 }

@@ -83,6 +83,9 @@ func registerAgent(r *request) ([]any, error) {
 		return nil, err
 	}
 	r.manager.RegisterAgent(r.caller)
+	if r.hasEnded(r.peer) { // meanwhile
+		r.manager.ConnectionGone(r.peer.name)
+	}
 	return nil, nil
 }
 

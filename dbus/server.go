@@ -204,8 +204,10 @@ func (s *Server) nameChanged(signal *godbus.Signal) {
 	if owner != "" || name == "" || name[0] != ':' {
 		return
 	}
-	s.manager.ConnectionGone(name)
+	// In this order: a call of it that is being served either is seen by the
+	// manager, or sees that the peer has left.
 	s.calls.gone(name)
+	s.manager.ConnectionGone(name)
 }
 
 // Idle says that nobody has called since it was asked last, that no call is in
