@@ -7,11 +7,17 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/vpnprovider/vpnproviderd/dbus/stream"
 	"github.com/vpnprovider/vpnproviderd/driver"
 )
+
+// maxBody is the longest body of a call that is served, and together with its
+// header fields too: paths and fields that nobody knows can be long.
+const maxBody = 1 << 20
 
 var (
 	errTooLong    = driver.Errorf(driver.KindLimitExceeded, "the message is longer than %d bytes", maxBody)
@@ -20,9 +26,11 @@ var (
 
 // call is one method call. It owns the descriptors that came with it.
 type call struct {
-	header
-	fds  []int
-	body []any // set by decode
+	path, iface, member, sender, signature string
+
+	serial uint32
+	fds    []int
+	body   []any // set by decode
 
 	message []byte // nil once it is decoded, or is not to be
 	size    int    // of the message, in bytes
@@ -40,13 +48,19 @@ type call struct {
 	finish func()
 }
 
-// newCall makes a call of a message, which it owns with the descriptors.
-func newCall(h header, message []byte, fds []int) *call {
-	return &call{
-		header: h, fds: fds, message: message, size: len(message),
-		noReply:     h.flags&godbus.FlagNoReplyExpected != 0,
-		interactive: h.flags&godbus.FlagAllowInteractiveAuthorization != 0,
+// newCall makes a call of a message, which it owns with the descriptors. No
+// message is one that was too long.
+func newCall(h stream.Header, message []byte, fds []int) *call {
+	c := &call{
+		path: h.Path, iface: h.Interface, member: h.Member, sender: h.Sender, signature: h.Signature,
+		serial: h.Serial, fds: fds, message: message, size: len(message),
+		noReply:     h.Flags&godbus.FlagNoReplyExpected != 0,
+		interactive: h.Flags&godbus.FlagAllowInteractiveAuthorization != 0,
 	}
+	if message == nil {
+		c.path, c.err = "", errTooLong // the path can be what is long
+	}
+	return c
 }
 
 // decode makes the body of the message.
@@ -79,6 +93,12 @@ func (c *call) take(arg any, name string) (*os.File, error) {
 func (c *call) close() {
 	closeAll(c.fds)
 	c.fds = nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		syscall.Close(fd)
+	}
 }
 
 func (c *call) String() string {

@@ -36,7 +36,7 @@ func newWaiting(t *testing.T) *waiting {
 // fill submits calls of the sender until one is refused.
 func (w *waiting) fill(sender, member string, size int) (n int, err error) {
 	for ; n < 10000; n++ {
-		c := &call{header: header{sender: sender, member: member, iface: wire.SessionInterface}, size: size}
+		c := &call{sender: sender, member: member, iface: wire.SessionInterface, size: size}
 		w.submit(c)
 		if c.err != nil {
 			return n, c.err
@@ -94,7 +94,7 @@ func TestCallsOfAUser(t *testing.T) {
 	for i := range 10 {
 		deadline := time.Now().Add(10 * time.Second)
 		for {
-			c := &call{header: header{sender: fmt.Sprint(":2.", i), member: "Disconnect"}}
+			c := &call{sender: fmt.Sprint(":2.", i), member: "Disconnect"}
 			if w.submit(c); c.err == nil {
 				break
 			}

@@ -90,11 +90,8 @@ func (s *Server) openProcess(p *peer) (*os.File, error) {
 
 // credentials asks the bus who made a connection.
 func (s *Server) credentials(ctx context.Context, name string) (dict, []int, error) {
-	m := message(godbus.TypeMethodCall, busName, []any{name})
-	m.Headers[godbus.FieldPath] = godbus.MakeVariant(godbus.ObjectPath("/org/freedesktop/DBus"))
-	m.Headers[godbus.FieldInterface] = godbus.MakeVariant(busName)
-	m.Headers[godbus.FieldMember] = godbus.MakeVariant("GetConnectionCredentials")
-	body, fds, err := s.stream.ask(ctx, m)
+	m := callOf(busName, "/org/freedesktop/DBus", busName, "GetConnectionCredentials", name)
+	body, fds, err := s.stream.Ask(ctx, m)
 	if err != nil {
 		return nil, fds, err
 	}

@@ -110,9 +110,12 @@ func (s *Server) Receiver(ctx context.Context, to string, session driver.Session
 // ping asks for an answer after the signals so far. Any answer will do, and
 // so will none: then the provider is gone.
 func (s *Server) ping(ctx context.Context, to string, pings <-chan struct{}) {
-	call := s.conn.Object(to, wire.RootPath).GoWithContext(ctx, wire.PeerInterface+".Ping", 0, make(chan *godbus.Call, 1))
+	await, err := s.stream.Ping(callOf(to, wire.RootPath, wire.PeerInterface, "Ping"))
+	if err != nil {
+		return // of a bus that is lost, which ends the session's ctx
+	}
 	go func() {
-		<-call.Done
+		await(ctx)
 		<-pings
 	}()
 }

@@ -126,7 +126,14 @@ func message(t godbus.Type, to string, body []any) *godbus.Message {
 }
 
 func signal(to, path, iface, member string, body ...any) *godbus.Message {
-	m := message(godbus.TypeSignal, to, body)
+	return named(message(godbus.TypeSignal, to, body), path, iface, member)
+}
+
+func callOf(to, path, iface, member string, body ...any) *godbus.Message {
+	return named(message(godbus.TypeMethodCall, to, body), path, iface, member)
+}
+
+func named(m *godbus.Message, path, iface, member string) *godbus.Message {
 	m.Headers[godbus.FieldPath] = godbus.MakeVariant(godbus.ObjectPath(path))
 	m.Headers[godbus.FieldInterface] = godbus.MakeVariant(iface)
 	m.Headers[godbus.FieldMember] = godbus.MakeVariant(member)

@@ -13,12 +13,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"runtime/debug"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/vpnprovider/vpnproviderd/dbus/stream"
 	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 	"github.com/vpnprovider/vpnproviderd/driver"
 )
@@ -68,7 +68,7 @@ type Server struct {
 	opts    Options
 	log     *slog.Logger
 	conn    *godbus.Conn
-	stream  *stream
+	stream  *stream.Stream
 	out     *outbox
 	calls   *dispatcher
 	ifaces  map[string]wire.Interface
@@ -96,21 +96,21 @@ func Dial(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	socket, err := dialBus(ctx, opts.Address)
-	if err != nil {
-		return nil, err
-	}
 	s := &Server{
 		opts: opts, log: opts.Log, ifaces: ifaces, methods: methods(),
 		signals: make(chan *godbus.Signal, 64), ready: make(chan struct{}), closing: make(chan struct{}),
 		large: make(chan struct{}, largeAnswers),
 	}
 	s.calls = &dispatcher{serve: s.serve, refuse: s.refuse, rate: opts.Rate, peers: make(map[string]*peer)}
-	s.stream = &stream{conn: socket, onCall: s.calls.submit}
-	if err := s.connect(socket); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot connect to the bus: %w", err), socket.Close())
+	s.stream = stream.New(stream.Options{
+		Call:    func(h stream.Header, message []byte, fds []int) { s.calls.submit(newCall(h, message, fds)) },
+		Longest: maxBody,
+	})
+	s.out = newOutbox(s.stream.Send)
+	if err := s.connect(ctx); err != nil {
+		s.out.close()
+		return nil, fmt.Errorf("cannot connect to the bus: %w", err)
 	}
-	s.out = newOutbox(s.stream.send)
 	s.conn.Signal(s.signals)
 	s.compareProcesses(ctx)
 	if err := s.watchNames(ctx); err != nil {
@@ -125,23 +125,11 @@ func Dial(ctx context.Context, opts Options) (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) connect(socket *net.UnixConn) (err error) {
-	s.conn, err = godbus.NewConn(s.stream, godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
-	if err != nil {
-		return err
-	}
-	// godbus has no time limit of its own: a bus that does not answer would
-	// hang the service.
-	if err := socket.SetDeadline(time.Now().Add(busTimeout)); err != nil {
-		return err
-	}
-	if err := s.conn.Auth(nil); err != nil {
-		return err
-	}
-	if err := s.conn.Hello(); err != nil {
-		return err
-	}
-	return socket.SetDeadline(time.Time{})
+func (s *Server) connect(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, busTimeout)
+	defer cancel()
+	s.conn, err = s.stream.Open(ctx, s.opts.Address, godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
+	return err
 }
 
 // Serve answers calls with the manager, which has this server as Observer and
@@ -241,7 +229,7 @@ func (s *Server) releaseName(ctx context.Context) error {
 // Manager.Shutdown. A bus that hangs is not waited for.
 func (s *Server) Close() error {
 	close(s.closing)
-	if err := s.stream.conn.SetWriteDeadline(time.Now().Add(closeTimeout)); err != nil {
+	if err := s.stream.SetWriteDeadline(time.Now().Add(closeTimeout)); err != nil {
 		s.log.Debug("the connection to the bus is closed already", "error", err)
 	}
 	s.calls.stop()

@@ -4,20 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 
+	"github.com/vpnprovider/vpnproviderd/dbus/stream"
 	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 )
 
 // Client is one connection to the bus. Its methods may be called from any
 // goroutine. After Close every call answers ErrClosed.
 type Client struct {
-	conn  *godbus.Conn
-	flags godbus.Flags
-	grace time.Duration // how long a vanished daemon may take to come back
+	conn   *godbus.Conn
+	stream *stream.Stream // below conn
+	flags  godbus.Flags
+	grace  time.Duration // how long a vanished daemon may take to come back
 
 	stop      chan struct{} // closed by Close
 	closeOnce sync.Once
@@ -73,48 +77,21 @@ func Dial(ctx context.Context, opts ...Option) (*Client, error) {
 		watchers: make(map[*watcher]struct{}),
 		agents:   make(map[*agent]struct{}),
 	}
-	conn, err := c.open(o.address)
-	if err != nil {
-		return nil, fmt.Errorf("cannot reach the bus: %w", err)
+	c.stream = stream.New(stream.Options{Signal: func(h stream.Header) bool { return c.isDaemon(h.Sender) }})
+	var err error
+	if c.conn, err = c.stream.Open(ctx, o.address, godbus.WithSignalHandler(dispatcher{c})); err != nil {
+		return nil, fmt.Errorf("cannot reach the bus: %w", clientError(err))
 	}
-	c.conn = conn
-
-	// godbus knows no context while it authenticates, and a bus that is
-	// stuck never answers: closing the connection is what ends it.
-	ready := make(chan error, 1)
-	c.wg.Go(func() { ready <- c.handshake(ctx) })
-	select {
-	case err = <-ready:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	if err != nil {
+	if err := c.findDaemon(ctx); err != nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("cannot reach the bus: %w", err)
 	}
 	return c, nil
 }
 
-func (c *Client) open(address string) (*godbus.Conn, error) {
-	opts := []godbus.ConnOption{
-		godbus.WithSignalHandler(dispatcher{c}),
-		godbus.WithIncomingInterceptor(closeUnwanted),
-	}
-	if address == "" {
-		return godbus.SystemBusPrivate(opts...)
-	}
-	return godbus.Dial(address, opts...)
-}
-
-// handshake joins the bus and learns who the daemon is. The match comes
-// first, so that no change of owner falls between.
-func (c *Client) handshake(ctx context.Context) error {
-	if err := c.conn.Auth(nil); err != nil {
-		return err
-	}
-	if err := c.conn.Hello(); err != nil {
-		return clientError(err)
-	}
+// findDaemon learns who the daemon is. The match comes first, so that no change
+// of owner falls between.
+func (c *Client) findDaemon(ctx context.Context) error {
 	// The daemon's own signals are addressed to us and need no match.
 	err := c.conn.AddMatchSignalContext(ctx,
 		godbus.WithMatchSender(busName), godbus.WithMatchInterface(busName),
@@ -154,14 +131,15 @@ func (c *Client) Close() error {
 // call calls a method of the daemon's and stores what it answers. It returns
 // the place of the answer in the stream of signals.
 func (c *Client) call(ctx context.Context, path, method string, args []any, results ...any) (godbus.Sequence, error) {
-	done := c.send(ctx, path, method, args)
+	done := make(chan *godbus.Call, 1)
+	c.conn.SendWithContext(ctx, c.message(path, method, args), done)
 	answer := <-done
 	return answer.ResponseSequence, clientError(answer.Store(results...))
 }
 
-// send sends a call by hand: godbus' own helper drops the flag that allows
+// message makes a call by hand: godbus' own helper drops the flag that allows
 // polkit to ask.
-func (c *Client) send(ctx context.Context, path, method string, args []any) <-chan *godbus.Call {
+func (c *Client) message(path, method string, args []any) *godbus.Message {
 	iface, member := splitMember(method)
 	msg := &godbus.Message{
 		Type:  godbus.TypeMethodCall,
@@ -177,23 +155,31 @@ func (c *Client) send(ctx context.Context, path, method string, args []any) <-ch
 	if len(args) > 0 {
 		msg.Headers[godbus.FieldSignature] = godbus.MakeVariant(godbus.SignatureOf(args...))
 	}
-	done := make(chan *godbus.Call, 1)
-	c.conn.SendWithContext(ctx, msg, done)
-	return done
+	return msg
 }
 
-// callFD is call for a method whose first result is a descriptor. godbus
-// drops an answer whose caller has gone, and with it the descriptor: so the
-// call itself has no context, and a late answer is waited for and closed.
-func (c *Client) callFD(ctx context.Context, path, method string, args []any, fd *godbus.UnixFD, info *map[string]godbus.Variant) error {
-	done := c.send(context.Background(), path, method, args)
-	select {
-	case answer := <-done:
-		return clientError(answer.Store(fd, info))
-	case <-ctx.Done():
-		go func() { closeFDs((<-done).Body) }()
-		return ctx.Err()
+// callFD is call for methods that take or give a descriptor, which do not pass
+// through godbus. The caller owns the one among the results.
+func (c *Client) callFD(ctx context.Context, path, method string, args []any, results ...any) error {
+	body, fds, err := c.stream.Ask(ctx, c.message(path, method, args))
+	if err == nil {
+		err = godbus.Store(body, results...)
 	}
+	for _, result := range results {
+		fd, ok := result.(*godbus.UnixFD)
+		if !ok || err != nil {
+			continue
+		}
+		if i := slices.Index(fds, int(*fd)); i >= 0 {
+			fds = slices.Delete(fds, i, i+1)
+		} else {
+			err = fmt.Errorf("the answer to %s has no descriptor", method)
+		}
+	}
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
+	return clientError(err)
 }
 
 func (c *Client) getAll(ctx context.Context, path, iface string) (properties, error) {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 	"github.com/vpnprovider/vpnproviderd/dbus/client/clienttest"
+	"github.com/vpnprovider/vpnproviderd/dbus/stream/streamtest"
 	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 )
 
@@ -92,6 +93,21 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within %v: %s", patience, what)
 		}
+	}
+}
+
+// Anybody on the bus can send a client a signal. None ends it, whatever godbus
+// thinks of it.
+func TestHostileSignals(t *testing.T) {
+	address := clienttest.Bus(t)
+	service := clienttest.Start(t, address)
+	c := dial(t, address)
+	if _, err := c.RegisterProvider(t.Context(), app, client.ProviderOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	streamtest.Signals(t, streamtest.Dial(t, address), service.Member(app))
+	if _, err := c.ListConfigs(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -212,7 +212,7 @@ func (s *Session) protect(ctx context.Context, socket syscall.RawConn) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return s.do(ctx, "ProtectSocket", []any{godbus.UnixFD(fd), dict{}})
+	return s.doFD(ctx, "ProtectSocket", []any{godbus.UnixFD(fd), dict{}})
 }
 
 // Attach makes a connected AF_UNIX SOCK_SEQPACKET socket of the provider's the
@@ -229,7 +229,7 @@ func (s *Session) Attach(ctx context.Context, socket syscall.Conn) (ChannelInfo,
 	}
 	defer unix.Close(fd)
 	var info map[string]godbus.Variant
-	if err := s.do(ctx, "AttachPacketChannel", []any{godbus.UnixFD(fd), dict{}}, &info); err != nil {
+	if err := s.doFD(ctx, "AttachPacketChannel", []any{godbus.UnixFD(fd), dict{}}, &info); err != nil {
 		return ChannelInfo{}, fmt.Errorf("cannot attach the socket: %w", err)
 	}
 	return channelInfo(info), nil
@@ -249,9 +249,7 @@ func (s *Session) OpenChannel(ctx context.Context, o ChannelOptions) (*Channel, 
 	}
 	var fd godbus.UnixFD
 	var info map[string]godbus.Variant
-	err := s.repeat(ctx, func() error {
-		return s.c.callFD(ctx, s.path, wire.SessionInterface+".OpenPacketChannel", []any{d}, &fd, &info)
-	})
+	err := s.doFD(ctx, "OpenPacketChannel", []any{d}, &fd, &info)
 	var ch *Channel
 	if err == nil {
 		ch, err = newChannel(int(fd), channelInfo(info), raw)
@@ -295,6 +293,13 @@ func (s *Session) do(ctx context.Context, member string, args []any, results ...
 	return s.repeat(ctx, func() error {
 		_, err := s.c.call(ctx, s.path, wire.SessionInterface+"."+member, args, results...)
 		return err
+	})
+}
+
+// doFD is do for methods with descriptors.
+func (s *Session) doFD(ctx context.Context, member string, args []any, results ...any) error {
+	return s.repeat(ctx, func() error {
+		return s.c.callFD(ctx, s.path, wire.SessionInterface+"."+member, args, results...)
 	})
 }
 

@@ -4,7 +4,6 @@ import (
 	"strings"
 
 	godbus "github.com/godbus/dbus/v5"
-	"golang.org/x/sys/unix"
 
 	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 )
@@ -17,9 +16,17 @@ const busName = "org.freedesktop.DBus"
 // has been dispatched. Nothing in here may block or call the bus.
 type dispatcher struct{ c *Client }
 
-// DeliverSignal sorts the signals of the bus and the daemon. Anybody may send
-// us a signal that looks like the daemon's: the sender, which the bus itself
+// isDaemon says whether that is the sender of the daemon's signals. Anybody may
+// send us one that looks like the daemon's: the sender, which the bus itself
 // writes, decides.
+func (c *Client) isDaemon(sender string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return sender != "" && sender == c.owner
+}
+
+// DeliverSignal sorts the signals of the bus and the daemon; there are no
+// others.
 func (d dispatcher) DeliverSignal(_, _ string, sig *godbus.Signal) {
 	c := d.c
 	c.mu.Lock()
@@ -30,9 +37,6 @@ func (d dispatcher) DeliverSignal(_, _ string, sig *godbus.Signal) {
 	c.lastSeq = sig.Sequence
 	if sig.Sender == busName {
 		c.ownerChanged(sig)
-		return
-	}
-	if sig.Sender == "" || sig.Sender != c.owner {
 		return
 	}
 	switch sig.Name {
@@ -89,39 +93,6 @@ func (c *Client) ownerChanged(sig *godbus.Signal) {
 	}
 	if c.provider != nil {
 		c.provider.ownerChanged()
-	}
-}
-
-// closeUnwanted closes descriptors that nobody asked for: any peer on the bus
-// may attach some to a signal, and godbus would keep them open for ever.
-func closeUnwanted(msg *godbus.Message) {
-	if msg.Type != godbus.TypeMethodReply {
-		closeFDs(msg.Body)
-	}
-}
-
-func closeFDs(body []any) {
-	for _, v := range body {
-		switch v := v.(type) {
-		case godbus.UnixFD:
-			_ = unix.Close(int(v))
-		case []godbus.UnixFD:
-			for _, fd := range v {
-				_ = unix.Close(int(fd))
-			}
-		case godbus.Variant:
-			closeFDs([]any{v.Value()})
-		case []any:
-			closeFDs(v)
-		case []godbus.Variant:
-			for _, item := range v {
-				closeFDs([]any{item.Value()})
-			}
-		case map[string]godbus.Variant:
-			for _, item := range v {
-				closeFDs([]any{item.Value()})
-			}
-		}
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/stream"
 )
 
 const (
@@ -36,6 +38,7 @@ type Events struct {
 // watcher is on one connection to the bus.
 type watcher struct {
 	conn   *godbus.Conn
+	stream *stream.Stream
 	events Events
 	log    *slog.Logger
 
@@ -46,12 +49,13 @@ type watcher struct {
 // Watch calls events until ctx ends, which is no error. logind may come, go
 // and be replaced meanwhile, and need not be there at all.
 func Watch(ctx context.Context, address string, events Events, log *slog.Logger) error {
-	conn, err := dial(ctx, address)
+	w := &watcher{stream: stream.New(stream.Options{Signal: announces}), events: events, log: log}
+	conn, err := w.connect(ctx, address)
 	if err != nil {
 		return fmt.Errorf("cannot connect to the bus: %w", err)
 	}
 	defer conn.Close()
-	w := &watcher{conn: conn, events: events, log: log}
+	w.conn = conn
 	defer w.release()
 	signals := make(chan *godbus.Signal, 64)
 	conn.Signal(signals)
@@ -71,34 +75,16 @@ func Watch(ctx context.Context, address string, events Events, log *slog.Logger)
 	}
 }
 
-// dial uses a connection of its own: logind answers with a descriptor.
-func dial(ctx context.Context, address string) (*godbus.Conn, error) {
-	opts := []godbus.ConnOption{godbus.WithContext(ctx), godbus.WithSignalHandler(godbus.NewSequentialSignalHandler())}
-	type result struct {
-		conn *godbus.Conn
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() { // godbus has no time limit of its own
-		var r result
-		if address == "" {
-			r.conn, r.err = godbus.ConnectSystemBus(opts...)
-		} else {
-			r.conn, r.err = godbus.Connect(address, opts...)
-		}
-		done <- r
-	}()
-	select {
-	case r := <-done:
-		return r.conn, r.err
-	case <-time.After(callTimeout):
-		go func() {
-			if r := <-done; r.err == nil {
-				r.conn.Close()
-			}
-		}()
-		return nil, errors.New("the bus does not answer")
-	}
+func (w *watcher) connect(ctx context.Context, address string) (*godbus.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return w.stream.Open(ctx, address, godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
+}
+
+// announces is for the signal that the machine is about to sleep, or has slept.
+// Whose it is, handle looks at.
+func announces(h stream.Header) bool {
+	return h.Path == manager && h.Interface+"."+h.Member == prepare && h.Signature == "b"
 }
 
 // subscribe names the sender in every match, and handle compares it: any user
@@ -156,14 +142,25 @@ func (w *watcher) inhibit(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	w.release()
-	var fd godbus.UnixFD
-	err := w.conn.Object(login1, manager).CallWithContext(ctx, login1+".Manager.Inhibit", 0,
-		"sleep", "vpnproviderd", "VPN apps get ready", "delay").Store(&fd)
+	args := []any{"sleep", "vpnproviderd", "VPN apps get ready", "delay"}
+	_, fds, err := w.stream.Ask(ctx, &godbus.Message{
+		Type: godbus.TypeMethodCall, Body: args,
+		Headers: map[godbus.HeaderField]godbus.Variant{
+			godbus.FieldDestination: godbus.MakeVariant(login1),
+			godbus.FieldPath:        godbus.MakeVariant(godbus.ObjectPath(manager)),
+			godbus.FieldInterface:   godbus.MakeVariant(login1 + ".Manager"),
+			godbus.FieldMember:      godbus.MakeVariant("Inhibit"),
+			godbus.FieldSignature:   godbus.MakeVariant(godbus.SignatureOf(args...)),
+		},
+	})
+	if err == nil && len(fds) == 0 {
+		err = errors.New("logind gave no lock")
+	}
 	if err != nil {
 		w.log.Warn("sleep cannot be held up", "error", err)
 		return
 	}
-	w.lock = os.NewFile(uintptr(fd), "sleep inhibitor")
+	w.lock = os.NewFile(uintptr(fds[0]), "sleep inhibitor") // logind is trusted to give but one
 }
 
 // release lets the machine sleep.

@@ -11,6 +11,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/vpnprovider/vpnproviderd/dbus/sleep"
+	"github.com/vpnprovider/vpnproviderd/dbus/stream/streamtest"
 	"github.com/vpnprovider/vpnproviderd/test/harness"
 )
 
@@ -21,11 +22,12 @@ type logind struct {
 	*godbus.Conn
 	t     testing.TB
 	locks chan *os.File // our ends: closed by the other side when it lets go
+	asked chan string   // who asked for each
 }
 
 func startLogind(t testing.TB, bus *harness.Bus) *logind {
 	t.Helper()
-	l := &logind{Conn: bus.Dial(t), t: t, locks: make(chan *os.File, 10)}
+	l := &logind{Conn: bus.Dial(t), t: t, locks: make(chan *os.File, 10), asked: make(chan string, 10)}
 	if err := l.Export(l, "/org/freedesktop/login1", "org.freedesktop.login1.Manager"); err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +38,7 @@ func startLogind(t testing.TB, bus *harness.Bus) *logind {
 }
 
 // Inhibit is logind's method.
-func (l *logind) Inhibit(what, _, _, mode string) (godbus.UnixFD, *godbus.Error) {
+func (l *logind) Inhibit(sender godbus.Sender, what, _, _, mode string) (godbus.UnixFD, *godbus.Error) {
 	if what != "sleep" || mode != "delay" {
 		return -1, godbus.MakeFailedError(errors.New(what + " " + mode))
 	}
@@ -45,6 +47,7 @@ func (l *logind) Inhibit(what, _, _, mode string) (godbus.UnixFD, *godbus.Error)
 		return -1, godbus.MakeFailedError(err)
 	}
 	l.locks <- r
+	l.asked <- string(sender)
 	fd := godbus.UnixFD(w.Fd())
 	time.AfterFunc(time.Second, func() { w.Close() }) // godbus has sent its copy by then
 	return fd, nil
@@ -125,6 +128,37 @@ func TestSleepAndWake(t *testing.T) {
 		t.Error(err)
 	}
 	released(t, lock)
+}
+
+// Anybody can send us a signal. None ends the watching, whatever godbus thinks
+// of it.
+func TestHostileSignals(t *testing.T) {
+	bus := harness.StartBus(t, harness.NewHost(t, "sleep"), harness.BusOptions{})
+	l := startLogind(t, bus)
+	ctx, cancel := context.WithCancel(t.Context())
+	done, told := make(chan error), make(chan struct{}, 1)
+	go func() {
+		done <- sleep.Watch(ctx, bus.Address, sleep.Events{
+			Before: func() <-chan struct{} {
+				told <- struct{}{}
+				return ctx.Done()
+			},
+			After: func() {},
+		}, slog.New(slog.DiscardHandler))
+	}()
+	streamtest.Signals(t, bus.DialRaw(t, harness.Bob), <-l.asked)
+	prepare(t, l.Conn, true)
+	select {
+	case <-told:
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	case err := <-done:
+		cancel()
+		t.Error("the watching has ended:", err)
+	}
+	released(t, <-l.locks)
 }
 
 // Without a logind there is nothing to tell, and it may come later.

@@ -1,4 +1,4 @@
-package dbus
+package stream
 
 import (
 	"encoding/binary"
@@ -11,23 +11,36 @@ import (
 // body length, serial and the length of the header fields.
 const fixedHeader = 16
 
-// header is what a message says of itself. It is read without godbus, so that
-// a call can be refused before its body was decoded: bodies are the sender's,
+// Header is what a message says of itself. It is read without godbus, so that
+// a message can be refused before its body was decoded: bodies are the sender's,
 // and some take twenty times their length, and milliseconds, to decode.
-type header struct {
+type Header struct {
+	Type   godbus.Type
+	Flags  godbus.Flags
+	Serial uint32
+
+	// Sender is what the bus says, which nobody can forge. Texts that are not
+	// there are empty, and so are those that are longer than any message may be
+	// that is of use.
+	Sender, Path, Interface, Member, Signature string
+
 	order        binary.ByteOrder
-	kind         godbus.Type
-	flags        godbus.Flags
-	serial       uint32
 	body, fields int // bytes; fields with their padding
+	replySerial  uint32
+	plain        bool // there are no fields but those of the specification
+}
 
-	path, iface, member, sender, signature string
+// maxText is the length of the longest text that is of use: a path can be as
+// long as a message.
+const maxText = 1 << 20
 
-	replySerial uint32
+// ours says whether it answers a question of Ask or Ping.
+func (h *Header) ours() bool {
+	return (h.Type == godbus.TypeMethodReply || h.Type == godbus.TypeError) && h.replySerial&askedSerial != 0
 }
 
 // readFixed reads the fixed part.
-func readFixed(b []byte) (h header, err error) {
+func readFixed(b []byte) (h Header, err error) {
 	switch b[0] {
 	case 'l':
 		h.order = binary.LittleEndian
@@ -36,7 +49,7 @@ func readFixed(b []byte) (h header, err error) {
 	default:
 		return h, fmt.Errorf("the bus sent a message of byte order %q", b[0])
 	}
-	h.kind, h.flags, h.serial = godbus.Type(b[1]), godbus.Flags(b[2]), h.order.Uint32(b[8:])
+	h.Type, h.Flags, h.Serial = godbus.Type(b[1]), godbus.Flags(b[2]), h.order.Uint32(b[8:])
 	body, fields := uint64(h.order.Uint32(b[4:])), (uint64(h.order.Uint32(b[12:]))+7)&^7
 	if body+fields+fixedHeader > maxMessage {
 		return h, fmt.Errorf("the bus sent a message of %d bytes", body+fields+fixedHeader)
@@ -48,12 +61,14 @@ func readFixed(b []byte) (h header, err error) {
 // readFields reads the fields. The bus has checked those that it knows, and
 // puts the sender in. What comes behind a field of a type that the
 // specification has no field of is not read: nobody sends such but to try.
-func (h *header) readFields(b []byte) {
+func (h *Header) readFields(b []byte) {
+	known := true
 	for at := 0; at+8 <= len(b); at = (at + 7) &^ 7 {
 		field, kind := godbus.HeaderField(b[at]), b[at+2]
 		if b[at+1] != 1 {
 			return
 		}
+		known = known && field >= godbus.FieldPath && field <= godbus.FieldUnixFDs
 		at += 4 // field, and the signature of one type
 		length := 0
 		switch kind {
@@ -75,23 +90,26 @@ func (h *header) readFields(b []byte) {
 		if length < 0 || length >= len(b)-at {
 			return
 		}
-		h.setText(field, string(b[at:at+length]))
+		if length <= maxText {
+			h.setText(field, string(b[at:at+length]))
+		}
 		at += length + 1
 	}
+	h.plain = known
 }
 
-func (h *header) setText(field godbus.HeaderField, text string) {
+func (h *Header) setText(field godbus.HeaderField, text string) {
 	switch field {
 	case godbus.FieldPath:
-		h.path = text
+		h.Path = text
 	case godbus.FieldInterface:
-		h.iface = text
+		h.Interface = text
 	case godbus.FieldMember:
-		h.member = text
+		h.Member = text
 	case godbus.FieldSender:
-		h.sender = text
+		h.Sender = text
 	case godbus.FieldSignature:
-		h.signature = text
+		h.Signature = text
 	default: // of answers, or for the bus
 	}
 }
