@@ -219,15 +219,31 @@ func unknownProperty(r *request, name string) error {
 // largeAnswers is how many answers that can be megabytes are made at a time.
 const largeAnswers = 2
 
-// allObjects waits for its turn, and gives it on when the bus has the answer.
-func allObjects(r *request) ([]any, error) {
-	select {
-	case r.large <- struct{}{}:
-	case <-r.peer.ctx.Done():
-		return nil, errClosing
+// large makes a handler of one whose answer can be megabytes: it waits for its
+// turn, and gives it on when the bus has the answer.
+func large(h handler) handler {
+	return func(r *request) ([]any, error) {
+		select {
+		case r.large <- struct{}{}:
+		case <-r.peer.ctx.Done():
+			return nil, errClosing
+		}
+		defer r.out.then(func() { <-r.large })
+		return h(r)
 	}
-	defer r.out.then(func() { <-r.large })
-	return reads(managedObjects)(r)
+}
+
+// readsProperties is reads for those of an object; a session's lists of blocks
+// can be long.
+func readsProperties(look func(*request, driver.View) ([]any, error)) handler {
+	read := reads(look)
+	readLarge := large(read)
+	return func(r *request) ([]any, error) {
+		if r.session != 0 {
+			return readLarge(r)
+		}
+		return read(r)
+	}
 }
 
 func managedObjects(r *request, v driver.View) ([]any, error) {

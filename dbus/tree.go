@@ -182,10 +182,10 @@ func methods() map[string]handler {
 		wire.PeerInterface + ".Ping":                       func(*request) ([]any, error) { return nil, nil },
 		wire.PeerInterface + ".GetMachineId":               machineID,
 		wire.IntrospectableInterface + ".Introspect":       introspectNode,
-		wire.PropertiesInterface + ".Get":                  reads(getProperty),
-		wire.PropertiesInterface + ".GetAll":               reads(getProperties),
+		wire.PropertiesInterface + ".Get":                  readsProperties(getProperty),
+		wire.PropertiesInterface + ".GetAll":               readsProperties(getProperties),
 		wire.PropertiesInterface + ".Set":                  reads(setProperty),
-		wire.ObjectManagerInterface + ".GetManagedObjects": allObjects,
+		wire.ObjectManagerInterface + ".GetManagedObjects": large(reads(managedObjects)),
 	}
 	for prefix, group := range map[string]map[string]handler{
 		wire.ManagerInterface: managerMethods(), wire.ConfigInterface: configMethods(), wire.SessionInterface: sessionMethods(),
