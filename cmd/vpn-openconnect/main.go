@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/cmdline"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/openconnect"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/vpnenv"
@@ -87,5 +88,5 @@ func run(args []string) int {
 
 // say writes one message of ours between those of openconnect.
 func say(w io.Writer, format string, args ...any) {
-	fmt.Fprintf(w, program+": "+format+"\n", args...)
+	fmt.Fprintln(w, ui.CleanLines(fmt.Sprintf(program+": "+format, args...)))
 }

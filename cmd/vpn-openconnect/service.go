@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/cmdline"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/vpnenv"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
@@ -30,14 +31,11 @@ type service struct {
 // returned command names a server also where the given one left that to the
 // config. The caller must Close the service.
 func connect(ctx context.Context, cmd cmdline.Command) (*service, cmdline.Command, error) {
-	var opts []client.Option
-	if cmd.Bus != "" {
-		opts = append(opts, client.WithAddress(cmd.Bus))
-	}
-	c, err := client.Dial(ctx, opts...)
+	c, err := ui.Dial(ctx, cmd.Bus)
 	if err != nil {
 		return nil, cmd, err
 	}
+	defer ui.Ask(ctx, cmd.Bus)() // which ends before openconnect asks there
 	s := &service{client: c}
 	if cmd, err = s.connect(ctx, cmd); err != nil {
 		s.Close()

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 )
 
 // secondHand is how long openconnect has to act on a signal of the terminal's.
@@ -21,7 +23,7 @@ func signals() []os.Signal {
 // logout that the first began. So that is passed on only if openconnect does
 // not end, as when somebody sent it to us alone.
 func (s *supervisor) signal(sig os.Signal) {
-	if (sig == unix.SIGINT || sig == unix.SIGHUP) && inForeground() {
+	if (sig == unix.SIGINT || sig == unix.SIGHUP) && ui.InForeground() {
 		s.again = append(s.again, sig)
 		s.resend = time.After(secondHand)
 		return
@@ -38,16 +40,4 @@ func (s *supervisor) signalAgain() {
 		}
 	}
 	s.again = nil
-}
-
-// inForeground tells whether our process group, openconnect's too, is the one
-// that the terminal sends its signals to.
-func inForeground() bool {
-	tty, err := os.Open("/dev/tty")
-	if err != nil {
-		return false
-	}
-	defer tty.Close()
-	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
-	return err == nil && group == unix.Getpgrp()
 }

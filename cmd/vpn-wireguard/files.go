@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-wireguard/internal/wgconf"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
@@ -85,7 +86,7 @@ func isFile(arg string) bool {
 func readFile(file string) (content []byte, mode os.FileMode, err error) {
 	f, err := os.Open(file)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, 0, &failure{exitNotFound, err, "see the names: vpn-wireguard list"}
+		return nil, 0, &ui.Error{Code: ui.ExitNotFound, Err: err, Hint: hintList}
 	}
 	if err != nil {
 		return nil, 0, err
@@ -114,9 +115,10 @@ func load(file string) (wgconf.Config, error) {
 		return wgconf.Config{}, err
 	}
 	if mode&0o007 != 0 {
-		return wgconf.Config{}, &failure{
-			exitFailed, fmt.Errorf("%s holds keys, and is open to every user", file),
-			fmt.Sprintf("close it: chmod 600 %s", file),
+		return wgconf.Config{}, &ui.Error{
+			Code: ui.ExitFailed,
+			Err:  fmt.Errorf("%s holds keys, and is open to every user", file),
+			Hint: "close it: chmod 600 " + file,
 		}
 	}
 	return wgconf.Parse(file, content)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-wireguard/internal/wgconf"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
@@ -27,7 +27,7 @@ the file.`,
 	}
 	cmd.Flags().StringVar(&name, "name", "", "another `NAME`")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "replace what has that name")
-	cmd.RunE = c.do(callTime, func(ctx context.Context, args []string) error {
+	cmd.RunE = c.change(func(ctx context.Context, args []string) error {
 		if name == "" {
 			name = nameOf(args[0])
 		}
@@ -38,7 +38,7 @@ the file.`,
 
 func (c *cli) importFile(ctx context.Context, file, name string, force bool) error {
 	if err := checkName(name); err != nil {
-		return &failure{exitUsage, err, "give it another with --name"}
+		return &ui.Error{Code: ui.ExitUsage, Err: err, Hint: "give it another with --name"}
 	}
 	content, mode, err := readFile(file)
 	if err != nil {
@@ -52,7 +52,11 @@ func (c *cli) importFile(ctx context.Context, file, name string, force bool) err
 		return err
 	}
 	if own.has(name) && !force {
-		return &failure{exitFailed, fmt.Errorf("there is a %q already", name), "replace it with --force, or give this another with --name"}
+		return &ui.Error{
+			Code: ui.ExitFailed,
+			Err:  fmt.Errorf("there is a %q already", name),
+			Hint: "replace it with --force, or give this another with --name",
+		}
 	}
 	if err := own.write(name, content); err != nil {
 		return err
@@ -69,7 +73,7 @@ func (c *cli) importFile(ctx context.Context, file, name string, force bool) err
 
 // offer makes the config of an imported file.
 func (c *cli) offer(ctx context.Context, name, file string) error {
-	d, err := c.dial(ctx)
+	d, err := ui.Dial(ctx, c.bus)
 	if err != nil {
 		return err
 	}
@@ -84,7 +88,7 @@ func (c *cli) remove() *cobra.Command {
 		Short:             "Disconnect, and delete the imported file and the config",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeName,
-		RunE:              c.do(askTime, c.removeProfile),
+		RunE:              c.change(c.removeProfile),
 	}
 }
 
@@ -94,7 +98,7 @@ func (c *cli) removeProfile(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	d, err := c.dial(ctx)
+	d, err := ui.Dial(ctx, c.bus)
 	if err != nil {
 		return err
 	}
@@ -135,10 +139,8 @@ func (c *cli) list() *cobra.Command {
 			c.complain("the states are unknown: %v", err)
 		}
 		if asJSON {
-			return c.json(all)
+			return ui.JSON(c.stdout, all)
 		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
 		table := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(table, "NAME\tSTATE\tFILE")
 		for _, p := range all {
@@ -146,18 +148,9 @@ func (c *cli) list() *cobra.Command {
 			if state == "" {
 				state = "-"
 			}
-			fmt.Fprintf(table, "%s\t%s\t%s\n", clean(p.Name), clean(state), clean(p.File))
+			fmt.Fprintf(table, "%s\t%s\t%s\n", ui.Clean(p.Name), ui.Clean(state), ui.Clean(p.File))
 		}
 		return table.Flush()
 	})
 	return cmd
-}
-
-func (c *cli) json(v any) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := json.NewEncoder(c.stdout)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(v)
 }

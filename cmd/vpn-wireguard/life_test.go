@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/test/harness"
 )
 
@@ -85,7 +86,7 @@ func TestDaemonKilled(t *testing.T) {
 		t.Errorf("%d packets in clear:\n%v", n, clear)
 	}
 	l.daemon.Start(t)
-	if code := codeOf(t, up.Wait(t)); code != exitFailed || !strings.Contains(up.Output(), "work: the connection has ended: the daemon was restarted") {
+	if code := codeOf(t, up.Wait(t)); code != ui.ExitFailed || !strings.Contains(up.Output(), "work: the connection has ended: the daemon was restarted") {
 		t.Errorf("exit code %d:\n%s", code, up.Output())
 	}
 	l.Host.RequireSnapshot(t, l.before, "/etc/resolv.conf")
@@ -95,11 +96,11 @@ func TestDaemonStaysAway(t *testing.T) {
 	t.Parallel()
 	l, _, up := connected(t)
 	l.daemon.Kill9()
-	if code := codeOf(t, up.Wait(t)); code != exitNotRunning {
+	if code := codeOf(t, up.Wait(t)); code != ui.ExitNotRunning {
 		t.Errorf("exit code %d:\n%s", code, up.Output())
 	}
-	l.output(t, exitNotRunning, "status")
-	l.output(t, exitNotRunning, "up", filepath.Join(l.config, "work.conf"))
+	l.output(t, ui.ExitNotRunning, "status")
+	l.output(t, ui.ExitNotRunning, "up", filepath.Join(l.config, "work.conf"))
 	l.daemon.Cleanup(t)
 	l.Host.RequireSnapshot(t, l.before, "/etc/resolv.conf")
 }
@@ -167,7 +168,7 @@ func TestNoServer(t *testing.T) {
 	up.Await(t, "no answer from "+harness.ServerIPv4)
 	l.requireFrom(t, harness.HostIPv4, insideIPv4)
 	up.Signal(unix.SIGINT)
-	if code := codeOf(t, up.Wait(t)); code != exitInterrupted {
+	if code := codeOf(t, up.Wait(t)); code != ui.ExitInterrupted {
 		t.Errorf("exit code %d:\n%s", code, up.Output())
 	}
 	l.Host.RequireSnapshot(t, l.before, "/etc/resolv.conf")
@@ -221,7 +222,7 @@ func TestServe(t *testing.T) {
 	})
 	l.requireFrom(t, tunnelIPv4, insideIPv4)
 	serve.Await(t, "(?m)^home: connected$")
-	if out := l.output(t, exitFailed, "serve"); !strings.Contains(out, "serves already") {
+	if out := l.output(t, ui.ExitFailed, "serve"); !strings.Contains(out, "serves already") {
 		t.Errorf("a second one said %q", out)
 	}
 
@@ -331,7 +332,7 @@ func TestImport(t *testing.T) {
 	s := l.startServer(t, l.Server)
 	good := l.section("") + s.peer(harness.ServerIPv4, "203.0.113.0/24")
 	open := l.file(t, "work.conf", 0o644, good)
-	if out := l.output(t, exitFailed, "up", open); !strings.Contains(out, "is open to every user") || !strings.Contains(out, "chmod 600") {
+	if out := l.output(t, ui.ExitFailed, "up", open); !strings.Contains(out, "is open to every user") || !strings.Contains(out, "chmod 600") {
 		t.Errorf("up said %q", out)
 	}
 	if out := l.output(t, 0, "import", open); !strings.Contains(out, "other users can read the keys in "+open) || !strings.Contains(out, "work: imported") {
@@ -348,22 +349,22 @@ func TestImport(t *testing.T) {
 	if out := l.vpnctl(t, "list"); !strings.Contains(out, "work") {
 		t.Errorf("vpnctl does not know it:\n%s", out)
 	}
-	if out := l.output(t, exitFailed, "import", open); !strings.Contains(out, "already") {
+	if out := l.output(t, ui.ExitFailed, "import", open); !strings.Contains(out, "already") {
 		t.Errorf("a second import said %q", out)
 	}
 	l.output(t, 0, "import", "--force", open)
 	l.output(t, 0, "import", "--name", "other", open)
 
 	bad := l.file(t, "bad.conf", 0o600, strings.Replace(good, "[Peer]", "PostUp = iptables -A FORWARD -i %i\n[Peer]", 1))
-	if out := l.output(t, exitFailed, "import", bad); !strings.Contains(out, bad+":4: PostUp: is refused") {
+	if out := l.output(t, ui.ExitFailed, "import", bad); !strings.Contains(out, bad+":4: PostUp: is refused") {
 		t.Errorf("import said %q", out)
 	}
-	l.output(t, exitNotFound, "import", "nowhere.conf")
-	l.output(t, exitNotFound, "up", "nowhere")
-	l.output(t, exitNotFound, "down", "nowhere")
-	l.output(t, exitNotFound, "status", "nowhere")
-	l.output(t, exitNotFound, "remove", "nowhere")
-	l.output(t, exitUsage, "up")
+	l.output(t, ui.ExitNotFound, "import", "nowhere.conf")
+	l.output(t, ui.ExitNotFound, "up", "nowhere")
+	l.output(t, ui.ExitNotFound, "down", "nowhere")
+	l.output(t, ui.ExitNotFound, "status", "nowhere")
+	l.output(t, ui.ExitNotFound, "remove", "nowhere")
+	l.output(t, ui.ExitUsage, "up")
 	if out := l.output(t, 0, "status"); !strings.Contains(out, "Nothing is connected.") {
 		t.Errorf("status said %q", out)
 	}

@@ -5,6 +5,7 @@
 //
 //	1    another failure
 //	2    wrong use: an unknown command or flag
+//	3    the daemon, or a person who was asked, did not answer in time
 //	4    connecting failed
 //	5    disconnecting failed
 //	8    the daemon, or the bus, is not running

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
@@ -51,7 +52,7 @@ func (c *cli) profiles(ctx context.Context) ([]profile, error) {
 
 // configs are those of this program that the daemon has.
 func (c *cli) configs(ctx context.Context) ([]client.ConfigProperties, error) {
-	d, err := c.dial(ctx)
+	d, err := ui.Dial(ctx, c.bus)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +88,11 @@ func named(all []profile, name string) (profile, error) {
 }
 
 func notFound(name string) error {
-	return &failure{exitNotFound, fmt.Errorf("there is no configuration %q", name), "see the names: vpn-wireguard list; add one: vpn-wireguard import FILE"}
+	return &ui.Error{
+		Code: ui.ExitNotFound,
+		Err:  fmt.Errorf("there is no configuration %q", name),
+		Hint: hintList + "; add one: vpn-wireguard import FILE",
+	}
 }
 
 // locate finds what the user wants to connect: a file, or the name of an

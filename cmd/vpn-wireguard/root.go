@@ -2,18 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
-	"sync"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
-	"github.com/vpnprovider/vpnproviderd/dbus/client"
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 )
 
 const (
@@ -26,15 +21,16 @@ const (
 	askTime  = 3 * time.Minute
 )
 
+// hintList says where the names are.
+const hintList = "see the names: vpn-wireguard list"
+
 // cli is one run of the program. say and complain may be used from any
 // goroutine.
 type cli struct {
-	stdout, stderr io.Writer
+	stdout, stderr io.Writer // for several goroutines, as files are
 	bus            string
 	verbose        bool
 	started        bool // a command runs: errors are no longer about its use
-
-	mu sync.Mutex // of the writers
 }
 
 // run is the whole program. It returns the exit code.
@@ -46,9 +42,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if err != nil && !c.started {
-		err = &failure{exitUsage, err, "see: vpn-wireguard --help"}
+		err = &ui.Error{Code: ui.ExitUsage, Err: err, Hint: "see: vpn-wireguard --help"}
 	}
-	return c.report(ctx, err)
+	return ui.Program{
+		Name: "vpn-wireguard", NotFound: hintList,
+		NotAuthorized: "try it in a session at this machine's screen, or ask its administrator",
+	}.Report(ctx, stderr, err)
 }
 
 func (c *cli) root() *cobra.Command {
@@ -60,9 +59,9 @@ func (c *cli) root() *cobra.Command {
 A NAME is that of an imported file, without .conf; files are those of
 wg-quick(8).
 
-Exit codes: 0 done, 1 another failure, 2 wrong use, 4 connecting failed,
-5 disconnecting failed, 8 the daemon is not running, 10 no such configuration,
-130 interrupted.`,
+Exit codes: 0 done, 1 another failure, 2 wrong use, 3 time is over, 4 connecting
+failed, 5 disconnecting failed, 8 the daemon is not running, 10 no such
+configuration, 130 interrupted.`,
 		Example: `  vpn-wireguard import work.conf
   vpn-wireguard up work
   vpn-wireguard status`,
@@ -90,18 +89,12 @@ func (c *cli) do(limit time.Duration, act func(ctx context.Context, args []strin
 	}
 }
 
-func (c *cli) dial(ctx context.Context) (*client.Client, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	var opts []client.Option
-	if c.bus != "" {
-		opts = append(opts, client.WithAddress(c.bus))
-	}
-	d, err := client.Dial(ctx, opts...)
-	if err != nil {
-		return nil, &failure{exitNotRunning, err, "check that D-Bus runs, or pass --bus ADDRESS"}
-	}
-	return d, nil
+// change is do for a command about which polkit may ask for a password.
+func (c *cli) change(act func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
+	return c.do(askTime, func(ctx context.Context, args []string) error {
+		defer ui.Ask(ctx, c.bus)()
+		return act(ctx, args)
+	})
 }
 
 // completeName completes names of configurations.
@@ -116,7 +109,6 @@ func (c *cli) completeName(cmd *cobra.Command, args []string, _ string) ([]strin
 	for _, p := range all {
 		names = append(names, p.Name)
 	}
-	slices.Sort(names)
 	directive := cobra.ShellCompDirectiveNoFileComp
 	if cmd.Name() == "up" {
 		directive = cobra.ShellCompDirectiveDefault // a file, too
@@ -125,73 +117,11 @@ func (c *cli) completeName(cmd *cobra.Command, args []string, _ string) ([]strin
 }
 
 // say prints a line of the result.
-func (c *cli) say(format string, args ...any) { c.print(c.stdout, format, args) }
+func (c *cli) say(format string, args ...any) {
+	fmt.Fprintln(c.stdout, ui.CleanLines(fmt.Sprintf(format, args...)))
+}
 
 // complain prints a line beside it.
 func (c *cli) complain(format string, args ...any) {
-	c.print(c.stderr, "vpn-wireguard: "+format, args)
-}
-
-func (c *cli) print(to io.Writer, format string, args []any) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	fmt.Fprintln(to, clean(fmt.Sprintf(format, args...)))
-}
-
-// clean keeps what others wrote from reaching the terminal as a command.
-func clean(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r != '\n' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, text)
-}
-
-// Exit codes, those of vpnctl.
-const (
-	exitOK           = 0
-	exitFailed       = 1
-	exitUsage        = 2
-	exitNotConnected = 4
-	exitStillThere   = 5
-	exitNotRunning   = 8
-	exitNotFound     = 10
-	exitInterrupted  = 130
-)
-
-// failure is an error with what the program makes of it.
-type failure struct {
-	code int
-	err  error
-	hint string // what to do next
-}
-
-func (f *failure) Error() string { return f.err.Error() }
-func (f *failure) Unwrap() error { return f.err }
-
-// report tells the user of an error and returns the exit code.
-func (c *cli) report(ctx context.Context, err error) int {
-	if err == nil {
-		return exitOK
-	}
-	code, hint := exitFailed, ""
-	if f, ok := errors.AsType[*failure](err); ok {
-		code, hint = f.code, f.hint
-	}
-	switch {
-	case errors.Is(err, client.ErrNotRunning):
-		code, hint = exitNotRunning, "start the daemon: systemctl start vpnproviderd"
-	case errors.Is(err, client.ErrNotFound):
-		code, hint = exitNotFound, "see the names: vpn-wireguard list"
-	case errors.Is(err, client.ErrNotAuthorized) && hint == "":
-		hint = "try it in a session at this machine's screen, or ask its administrator"
-	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
-		code = exitInterrupted
-	}
-	c.complain("%v", err)
-	if hint != "" {
-		c.print(c.stderr, "  %s", []any{hint})
-	}
-	return code
+	fmt.Fprintln(c.stderr, ui.CleanLines(fmt.Sprintf("vpn-wireguard: "+format, args...)))
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-wireguard/internal/tunnel"
 )
 
@@ -33,7 +34,7 @@ func (c *cli) status() *cobra.Command {
 			return err
 		}
 		if asJSON {
-			return c.json(reports)
+			return ui.JSON(c.stdout, reports)
 		}
 		for i, r := range reports {
 			if i > 0 {
@@ -110,7 +111,7 @@ func (r report) text() string {
 		line("    ", "endpoint", p.Endpoint)
 		line("    ", "allowed ips", strings.Join(p.AllowedIPs, ", "))
 		line("    ", "latest handshake", since(p.LatestHandshake))
-		line("    ", "transfer", size(p.RxBytes)+" received, "+size(p.TxBytes)+" sent")
+		line("    ", "transfer", ui.Size(p.RxBytes, 2)+" received, "+ui.Size(p.TxBytes, 2)+" sent")
 		if p.Keepalive > 0 {
 			line("    ", "persistent keepalive", fmt.Sprintf("every %d seconds", p.Keepalive))
 		}
@@ -129,20 +130,4 @@ func since(at time.Time) string {
 	default:
 		return d.String() + " ago"
 	}
-}
-
-// size is a number of bytes for people.
-func size(n uint64) string {
-	const step = 1024
-	if n < step {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n)/step, "KiB"
-	for _, larger := range []string{"MiB", "GiB", "TiB"} {
-		if value < step {
-			break
-		}
-		value, unit = value/step, larger
-	}
-	return fmt.Sprintf("%.2f %s", value, unit)
 }

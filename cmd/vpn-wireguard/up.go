@@ -8,7 +8,9 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
+	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 )
 
 func (c *cli) verboseFlag(cmd *cobra.Command) {
@@ -33,7 +35,7 @@ another vpn-wireguard of yours serves already, it makes the connection.`,
 }
 
 func (c *cli) runUp(ctx context.Context, arg string) error {
-	d, err := c.dial(ctx)
+	d, err := ui.Dial(ctx, c.bus)
 	if err != nil {
 		return err
 	}
@@ -46,6 +48,8 @@ func (c *cli) runUp(ctx context.Context, arg string) error {
 		return err
 	}
 
+	answered := ui.Ask(ctx, c.bus)
+	defer answered()
 	// The tunnel ends by its config being disconnected, not by ctx.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s, err := c.newServer(ctx, d)
@@ -66,17 +70,18 @@ func (c *cli) runUp(ctx context.Context, arg string) error {
 			<-served
 		}()
 	}
-	reason, err := c.connect(ctx, d, name, file)
-	if s != nil && reason == reasonReplaced {
+	reason, err := c.connect(ctx, d, name, file, answered)
+	if s != nil && reason == wire.ReasonReplaced {
 		// By another of ours, which is served here? Then it must not end.
 		s.untilIdle(ctx)
 	}
 	return err
 }
 
-// connect connects and waits for the end. The reason is that of a session that
-// there was.
-func (c *cli) connect(ctx context.Context, d *client.Client, name, file string) (reason string, err error) {
+// connect connects and waits for the end. begun is called when the daemon has
+// begun to connect: from then on nobody is asked. The reason is that of a
+// session that there was.
+func (c *cli) connect(ctx context.Context, d *client.Client, name, file string, begun func()) (reason string, err error) {
 	cfg, err := ensure(ctx, d, name, file)
 	if err != nil {
 		return "", err
@@ -89,25 +94,49 @@ func (c *cli) connect(ctx context.Context, d *client.Client, name, file string) 
 	}
 	session, err := cfg.Connect(ctx)
 	if err != nil {
-		return "", &failure{code: exitNotConnected, err: fmt.Errorf("%s: %w", name, err)}
+		return "", &ui.Error{Code: ui.ExitNotConnected, Err: fmt.Errorf("%s: %w", name, err)}
 	}
+	begun()
 	disconnected := make(chan struct{})
 	running := context.AfterFunc(ctx, func() {
 		defer close(disconnected)
 		c.disconnect(watching, name, cfg)
 	})
-	f := &follower{cli: c, name: name, path: cfg.Path(), session: session.Path()}
-	reason, err = f.follow(changes)
+	connected := false // it was, once
+	reason, _, err = ui.Follow(changes, cfg.Path(), session.Path(), func(now client.State) (enough bool) {
+		c.say("%s: %s", name, now)
+		if now == client.StateConnected {
+			connected = true
+			c.ready()
+		}
+		return false
+	})
 	if interrupted := !running(); interrupted {
 		<-disconnected
-		if !f.connected && err == nil {
+		if !connected && err == nil {
 			return reason, ctx.Err()
 		}
 	}
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%s: %w", name, err)
 	}
-	return reason, f.result(reason)
+	return reason, c.result(name, reason, connected)
+}
+
+// result is what the program makes of the end of a session.
+func (c *cli) result(name, reason string, connected bool) error {
+	switch {
+	case reason == wire.ReasonUser, reason == wire.ReasonRemoved:
+		c.say("%s: disconnected", name)
+		return nil
+	case reason == wire.ReasonReplaced:
+		c.say("%s: disconnected, as another VPN was connected", name)
+		return nil
+	case connected:
+		return fmt.Errorf("%s: the connection has ended: %s", name, reason)
+	default:
+		return &ui.Error{Code: ui.ExitNotConnected, Err: fmt.Errorf("%s: cannot connect: %s", name, reason)}
+	}
 }
 
 func (c *cli) disconnect(ctx context.Context, name string, cfg *client.Config) {
@@ -135,12 +164,14 @@ configurations you connect, with vpnctl, a tray or 'vpn-wireguard up'.`,
 	}
 	c.verboseFlag(cmd)
 	cmd.RunE = c.do(0, func(ctx context.Context, _ []string) error {
-		d, err := c.dial(ctx)
+		d, err := ui.Dial(ctx, c.bus)
 		if err != nil {
 			return err
 		}
 		defer d.Close()
+		answered := ui.Ask(ctx, c.bus)
 		s, err := c.newServer(ctx, d)
+		answered()
 		if errors.Is(err, client.ErrAlreadyExists) {
 			return errors.New("another vpn-wireguard of yours serves already")
 		}
@@ -187,7 +218,7 @@ func (c *cli) down() *cobra.Command {
 		Long:              "Disconnect, and wait until the network is as before. Without a NAME: what is\nconnected.",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: c.completeName,
-		RunE:              c.do(askTime, c.runDown),
+		RunE:              c.change(c.runDown),
 	}
 }
 
@@ -196,10 +227,10 @@ func (c *cli) runDown(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	var active []profile
+	var chosen []profile
 	for _, p := range all {
 		if len(args) == 0 && p.State.Active() {
-			active = append(active, p)
+			chosen = append(chosen, p)
 		}
 	}
 	if len(args) > 0 {
@@ -207,23 +238,26 @@ func (c *cli) runDown(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		active = []profile{p}
+		chosen = []profile{p}
 	}
-	d, err := c.dial(ctx)
+	d, err := ui.Dial(ctx, c.bus)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	for _, p := range active {
-		if p.path != "" {
-			err = d.Config(p.path).Disconnect(ctx)
+	for _, p := range chosen {
+		if p.path != "" { // asked even where it is idle: it may be about to connect
+			if err := d.Config(p.path).Disconnect(ctx); err != nil && !errors.Is(err, client.ErrNotFound) {
+				return &ui.Error{Code: ui.ExitStillThere, Err: fmt.Errorf("%s: %w", p.Name, err)}
+			}
 		}
-		if err != nil && !errors.Is(err, client.ErrNotFound) {
-			return &failure{code: exitStillThere, err: fmt.Errorf("%s: %w", p.Name, err)}
+		outcome := "was not connected"
+		if p.State.Active() {
+			outcome = "disconnected"
 		}
-		c.say("%s: disconnected", p.Name)
+		c.say("%s: %s", p.Name, outcome)
 	}
-	if len(active) == 0 {
+	if len(chosen) == 0 {
 		c.say("Nothing is connected.")
 	}
 	return nil

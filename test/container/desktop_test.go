@@ -36,6 +36,7 @@ func TestDesktop(t *testing.T) {
 		run  func(*testing.T, *machine)
 	}{
 		{"first connect", testFirstConnect},
+		{"clients ask", testClientsAsk},
 		{"known apps", testKnownApps},
 		{"over ssh", testOverSSH},
 	} {
@@ -91,13 +92,13 @@ func testFirstConnect(t *testing.T, m *machine) {
 			t.Errorf("without a terminal: %v, not %q in\n%s", err, want, out)
 		}
 	}
-	if got := m.typing("connect Mirror", "a wrong password"); !strings.Contains(got, "com.example.Mirror") || !strings.Contains(got, "exit 4\n") {
+	if got := m.typing("vpnctl connect Mirror", "a wrong password"); !strings.Contains(got, "com.example.Mirror") || !strings.Contains(got, "exit 4\n") {
 		t.Errorf("with a wrong password:\n%s", got)
 	}
-	if got := m.typing("connect Mirror", alicePassword); !strings.Contains(got, "Mirror: connected\nexit 0\n") {
+	if got := m.typing("vpnctl connect Mirror", alicePassword); !strings.Contains(got, "Mirror: connected\nexit 0\n") {
 		t.Fatalf("with her password:\n%s", got)
 	}
-	m.Run(t, "ping", "-c1", "-W5", "198.18.0.7")
+	m.Run(t, "ping", "-c1", "-W20", "198.18.0.7")
 	pid := strings.TrimSpace(m.Run(t, "systemctl", "show", "--value", "-p", "MainPID", "vpnproviderd"))
 	status := m.Run(t, "cat", "/proc/"+pid+"/status")
 	for _, want := range []string{"CapEff:\t0000000000001000", "CapPrm:\t0000000000001000", "CapBnd:\t0000000000001000", "NoNewPrivs:\t1"} {
@@ -116,21 +117,27 @@ func testFirstConnect(t *testing.T, m *machine) {
 	m.requireNothing()
 }
 
-// typing runs vpnctl at the screen on a terminal, and types a password when it
-// is asked for. It returns what was printed and the exit code, behind the
-// question. (script may lose what is printed last, and then never ends.)
-func (m *machine) typing(args, password string) string {
+// printed is where typing has the output.
+const printed = "/tmp/printed"
+
+// typing runs a command at the screen on a terminal, types a password when it
+// is asked for, and does what is to be done meanwhile. It returns what was
+// printed and the exit code, behind the question. (script may lose what is
+// printed last, and then never ends.)
+func (m *machine) typing(command, password string, meanwhile ...func()) string {
 	m.t.Helper()
-	const printed = "/tmp/printed"
 	how := seated(container.Alice)
-	how.Argv = []string{"script", "-qec", "/usr/bin/vpnctl " + args + " >" + printed + "; echo exit $? >>" + printed + "; kill -KILL $PPID", "/dev/null"}
+	how.Argv = []string{"script", "-qec", command + " >" + printed + "; echo exit $? >>" + printed + "; kill -KILL $PPID", "/dev/null"}
 	p := m.Start(m.t, how)
 	p.Await(m.t, "Password:")
 	if _, err := fmt.Fprintf(p, "%s\n", password); err != nil {
 		m.t.Fatal(err)
 	}
+	for _, do := range meanwhile {
+		do()
+	}
 	var out string
-	harness.Eventually(m.t, harness.Timeout, "vpnctl ends", func() error {
+	harness.Eventually(m.t, harness.Timeout, "it ends", func() error {
 		if out = m.ReadFile(m.t, printed); !strings.Contains(out, "exit ") {
 			return errors.New(out + p.Output())
 		}
@@ -138,6 +145,46 @@ func (m *machine) typing(args, password string) string {
 	})
 	m.Run(m.t, "rm", printed)
 	return p.Output() + out
+}
+
+// testClientsAsk: the clients that come with the daemon have their user's
+// password asked for on the terminal, as vpnctl does.
+func testClientsAsk(t *testing.T, m *machine) {
+	t.Helper()
+	const file = "/tmp/work.conf" // of a peer that is waited for: the tunnel is up at once
+	m.WriteFile(t, file, `[Interface]
+PrivateKey = qOrRbvAo2sEIrGI+w97dl3FBEVlvZ1DA4AnURNTFK20=
+Address = 10.66.0.2/24
+[Peer]
+PublicKey = DsUxJIDCuNZmkl7Bl8HdaI9dB0pfQCoCR1yd7QqMQXo=
+AllowedIPs = 198.18.0.0/24
+`, 0o600)
+	m.Run(t, "chown", container.Alice, file)
+	disconnect := func() {
+		harness.Eventually(t, harness.Timeout, "it is connected", func() error {
+			if out := m.ReadFile(t, printed); !strings.Contains(out, "work: connected\n") {
+				return errors.New(out)
+			}
+			return nil
+		})
+		if out, err := m.vpnctl(seated(container.Alice), "disconnect", "work"); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+	got := m.typing("vpn-wireguard up "+file, alicePassword, disconnect)
+	if !strings.Contains(got, "org.vpnprovider.WireGuard") || !strings.Contains(got, "work: connected\n") || !strings.Contains(got, "exit 0\n") {
+		t.Errorf("vpn-wireguard:\n%s", got)
+	}
+	got = m.typing("vpn-openconnect --openconnect /bin/true vpn.example.com", alicePassword)
+	if !strings.Contains(got, "org.vpnprovider.OpenConnect") || !strings.Contains(got, "exit 0\n") {
+		t.Errorf("vpn-openconnect:\n%s", got)
+	}
+	for _, app := range []string{"org.vpnprovider.WireGuard", "org.vpnprovider.OpenConnect"} {
+		if out, err := m.vpnctl(seated(container.Alice), "forget", app); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+	m.requireNothing()
 }
 
 // documentedRule is the rule of docs/service.md for that file, as it stands
@@ -166,7 +213,7 @@ func testKnownApps(t *testing.T, m *machine) {
 	command := seated(container.Alice)
 	command.Argv = []string{"/opt/testclient"}
 	app := m.Start(t, command)
-	app.Await(t, "session\n")
+	app.Await(t, "session /")
 	before := m.Run(t, "resolvectl", "status", "--no-pager")
 	m.tell(app, "applied\n", fullTunnel())
 	if got := m.Run(t, "resolvectl", "dns", "vpn0"); !strings.Contains(got, vpnDNS) {
