@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 )
 
 // Connect is what a Connect call brings along.
@@ -92,6 +93,24 @@ func (m *Manager) connect(ctx context.Context, by Caller, c *config, req Connect
 	if _, err := m.await(ctx, providerKey{c.Owner, c.App}, req.waits); err != nil {
 		return 0, err
 	}
+	override := by.managesOthers()
+	for {
+		session, err := m.connectAlone(ctx, by, c, req, override)
+		if !errors.Is(err, errForeign) {
+			return session, err
+		}
+		// A person may be asked, for minutes: nobody else waits for that.
+		if req.Override == nil || req.Override(ctx) != nil {
+			return 0, err
+		}
+		override = true
+	}
+}
+
+// connectAlone is the part of connect that is done for one call at a time.
+// override: the caller may end another user's session; errForeign where that
+// would have to be.
+func (m *Manager) connectAlone(ctx context.Context, by Caller, c *config, req Connect, override bool) (SessionID, error) {
 	select {
 	case m.connecting <- struct{}{}:
 	default:
@@ -101,11 +120,13 @@ func (m *Manager) connect(ctx context.Context, by Caller, c *config, req Connect
 		}
 	}
 	defer func() { <-m.connecting }()
-	if err := m.makeWay(ctx, by, c, req); err != nil {
+	if err := m.makeWay(ctx, c, req, override); err != nil {
 		return 0, err
 	}
 	return m.open(ctx, by, c)
 }
+
+var errForeign = Errorf(KindBusy, "another user is connected")
 
 func (r Connect) waits() {
 	if r.Waiting != nil {
@@ -114,7 +135,7 @@ func (r Connect) waits() {
 }
 
 // makeWay ends the session that is in the way of a new one of c.
-func (m *Manager) makeWay(ctx context.Context, by Caller, c *config, req Connect) error {
+func (m *Manager) makeWay(ctx context.Context, c *config, req Connect, override bool) error {
 	for {
 		m.mu.Lock()
 		s := m.active
@@ -124,10 +145,8 @@ func (m *Manager) makeWay(ctx context.Context, by Caller, c *config, req Connect
 		}
 		foreign := s.state != Disconnecting && s.config.Owner != c.Owner
 		m.mu.Unlock()
-		if foreign {
-			if err := mayOverride(ctx, by, req); err != nil {
-				return err
-			}
+		if foreign && !override {
+			return errForeign
 		}
 		req.waits()
 		select {
@@ -136,16 +155,6 @@ func (m *Manager) makeWay(ctx context.Context, by Caller, c *config, req Connect
 			return ctx.Err()
 		}
 	}
-}
-
-func mayOverride(ctx context.Context, by Caller, req Connect) error {
-	if by.managesOthers() {
-		return nil
-	}
-	if req.Override == nil || req.Override(ctx) != nil {
-		return Errorf(KindBusy, "another user is connected")
-	}
-	return nil
 }
 
 // open makes the session. m.connecting is held.
