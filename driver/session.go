@@ -199,7 +199,7 @@ func (s *session) setTimer(t timing) {
 	switch t {
 	case timerKeeps:
 	case timerStops:
-		s.timer.Stop()
+		stopTimer(&s.timer)
 		s.deadline = time.Time{}
 	case timerStarts:
 		s.startTimer(s.m.opts.ConnectTimeout)
@@ -207,11 +207,23 @@ func (s *session) setTimer(t timing) {
 }
 
 func (s *session) startTimer(d time.Duration) {
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-	s.timer = time.AfterFunc(d, func() { s.end(EventTimeout, ReasonTimeout) })
+	stopTimer(&s.timer)
+	s.endAfter(d, &s.timer, EventTimeout, ReasonTimeout)
 	s.deadline = time.Now().Add(d)
+}
+
+// endAfter has a timer end the session, unless another one is in its place, or
+// none, by the time that it has the lock. It must be called with Manager.mu held.
+func (s *session) endAfter(d time.Duration, place **time.Timer, event Event, reason string) {
+	var t *time.Timer
+	t = time.AfterFunc(d, func() {
+		s.m.mu.Lock()
+		defer s.m.mu.Unlock()
+		if *place == t {
+			s.endLocked(event, reason)
+		}
+	})
+	*place = t
 }
 
 // message tells the provider; the empty message is none. It must be called
@@ -235,14 +247,18 @@ func (s *session) channelClosed(error) {
 
 // missChannel must be called with Manager.mu held.
 func (s *session) missChannel() {
-	s.channel = time.AfterFunc(s.m.opts.ChannelTimeout, func() { s.end(EventChannelClosed, ReasonChannelClosed) })
+	s.endAfter(s.m.opts.ChannelTimeout, &s.channel, EventChannelClosed, ReasonChannelClosed)
 }
 
 // channelOpened must be called with Manager.mu held.
 func (s *session) channelOpened() {
-	if s.channel != nil {
-		s.channel.Stop()
-		s.channel = nil
+	stopTimer(&s.channel)
+}
+
+func stopTimer(place **time.Timer) {
+	if *place != nil {
+		(*place).Stop()
+		*place = nil
 	}
 }
 

@@ -67,7 +67,8 @@ func (w *World) Options() driver.Options {
 }
 
 // Fail makes what fail, or work again: "open", "adopt", "apply", "undo", "lock",
-// "unlock", "resume", "sweep", "permit", "save", "delete", "consent", "keep", "facts", "way".
+// "unlock", "resume", "sweep", "permit", "attach", "save", "delete", "consent", "keep", "facts",
+// "way".
 func (w *World) Fail(what string, fails bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -386,6 +387,9 @@ func (t *Tunnel) Traffic() driver.Traffic {
 
 // Attach is driver.Tunnel.
 func (t *Tunnel) Attach(ch *os.File, format driver.ChannelFormat) error {
+	if err := t.world.enter(context.Background(), "attach"); err != nil {
+		return errors.Join(err, ch.Close())
+	}
 	t.world.mu.Lock()
 	defer t.world.mu.Unlock()
 	if t.channel != nil {
