@@ -20,8 +20,8 @@ type NewConfig struct {
 // registered connection asks, the platform's otherwise; then the provider is
 // told, now or when it comes.
 func (m *Manager) CreateConfig(by Caller, n NewConfig) (ConfigID, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.beginStoring()
+	defer m.endStoring()
 	if !by.sees(n.Owner) {
 		return "", Errorf(KindNotAuthorized, "the caller may not create configs of uid %d", n.Owner)
 	}
@@ -135,26 +135,30 @@ func (m *Manager) UpdateConfig(ctx context.Context, by Caller, id ConfigID, chan
 }
 
 func (m *Manager) update(by Caller, id ConfigID, changes ConfigChanges) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.beginStoring()
+	defer m.endStoring()
 	c, err := m.own(by, id)
 	if err != nil {
 		return err
 	}
-	wanted := c.record()
 	if changes.Data != nil {
 		if err := cmp.Or(changes.Data.check(), m.roomForData(c.Owner, id, *changes.Data)); err != nil {
 			return err
 		}
-		wanted.Data = maps.Clone(*changes.Data)
 	}
-	if changes.AutoConnect != nil {
-		wanted.AutoConnect = *changes.AutoConnect
+	return m.alter(c, changes.edit)
+}
+
+func (c ConfigChanges) edit(r *Record) {
+	if c.Data != nil {
+		r.Data = maps.Clone(*c.Data)
 	}
-	if changes.Lockdown != nil {
-		wanted.Lockdown = *changes.Lockdown
+	if c.AutoConnect != nil {
+		r.AutoConnect = *c.AutoConnect
 	}
-	return m.alter(c, wanted)
+	if c.Lockdown != nil {
+		r.Lockdown = *c.Lockdown
+	}
 }
 
 // AskToConfigure sends the config's provider, started if need be, a UI event
@@ -182,20 +186,20 @@ func (m *Manager) RemoveConfig(by Caller, id ConfigID) error {
 // remove is for those whom find gives the config.
 func (m *Manager) remove(by Caller, id ConfigID, find func(Caller, ConfigID) (*config, error), tells func(*provider) bool) error {
 	for {
-		m.mu.Lock()
+		m.beginStoring()
 		c, err := find(by, id)
 		if err != nil {
-			m.mu.Unlock()
+			m.endStoring()
 			return err
 		}
 		c.cancelWaiting()
 		if c.Session == 0 {
-			defer m.mu.Unlock()
+			defer m.endStoring()
 			p := m.providers[providerKey{c.Owner, c.App}]
 			return m.forget(c, p, tells(p))
 		}
 		undone := m.active.endLocked(EventStop, ReasonRemoved)
-		m.mu.Unlock()
+		m.endStoring()
 		<-undone
 	}
 }
@@ -212,7 +216,8 @@ func (m *Manager) remembers(owner uint32) bool {
 	return kept < m.opts.ConfigsPerUser
 }
 
-// forget must be called with mu held, for a config without a session.
+// forget must be called with storing and mu held, for a config without a
+// session.
 func (m *Manager) forget(c *config, p *provider, tell bool) error {
 	r := c.record()
 	r.Removed, r.Data, r.File = true, nil, ""

@@ -75,17 +75,17 @@ func (m *Manager) withoutFile(files []FileConfig, bad []string) (ids []ConfigID)
 func (m *Manager) setFile(f FileConfig) error {
 	id := f.id()
 	for {
-		m.mu.Lock()
+		m.beginStoring()
 		c := m.configs[id]
 		if c == nil || c.File != "" || c.Session == 0 {
 			break
 		}
 		c.cancelWaiting()
 		undone := m.active.endLocked(EventStop, ReasonRemoved)
-		m.mu.Unlock()
+		m.endStoring()
 		<-undone
 	}
-	defer m.mu.Unlock()
+	defer m.endStoring()
 	p := m.providers[providerKey{f.Owner, f.App}]
 	if c := m.configs[id]; c != nil && c.File == "" {
 		m.log.Warn("a config makes way for the administrator's", "CONFIG", id, "APP", f.App, "file", f.File)
@@ -99,18 +99,22 @@ func (m *Manager) setFile(f FileConfig) error {
 		c = &config{ConfigInfo: ConfigInfo{ID: id, App: f.App, Name: f.Name, Owner: f.Owner, Source: SourcePlatform, State: Idle}}
 	}
 	r := c.record()
-	r.File, r.Data, r.AutoConnect, r.Lockdown = f.File, f.Data, f.AutoConnect, f.Lockdown
+	f.edit(&r)
 	if m.configs[id] == nil {
 		return m.add(c, r, p)
 	}
 	if reflect.DeepEqual(r, c.record()) {
 		return nil
 	}
-	return m.alter(c, r)
+	return m.alter(c, f.edit)
+}
+
+func (f FileConfig) edit(r *Record) {
+	r.File, r.Data, r.AutoConnect, r.Lockdown = f.File, f.Data, f.AutoConnect, f.Lockdown
 }
 
 // add makes a config public that is new, as the record says. It must be called
-// with mu held.
+// with storing and mu held.
 func (m *Manager) add(c *config, r Record, p *provider) error {
 	if err := m.opts.Store.Save(r); err != nil {
 		return Errorf(KindFailed, "cannot save the config %q: %v", r.Name, err)
@@ -122,16 +126,6 @@ func (m *Manager) add(c *config, r Record, p *provider) error {
 	if p != nil {
 		m.created(c, p.conn)
 	}
-	return nil
-}
-
-// alter changes a config to what the record says. It must be called with mu
-// held.
-func (m *Manager) alter(c *config, r Record) error {
-	if err := m.opts.Store.Save(r); err != nil {
-		return Errorf(KindFailed, "cannot save the config %q: %v", r.Name, err)
-	}
-	m.change(c, func(i *ConfigInfo) { i.take(r) })
 	return nil
 }
 

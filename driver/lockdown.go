@@ -136,8 +136,8 @@ func (m *Manager) Unlock(ctx context.Context, by Caller, all bool) error {
 
 // forgetLockdowns has no config want one any more.
 func (m *Manager) forgetLockdowns() (failed error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.beginStoring()
+	defer m.endStoring()
 	for _, c := range m.configs {
 		wanted := c.record()
 		wanted.Lockdown = false

@@ -67,6 +67,10 @@ type Manager struct {
 	// locking is held by the one who begins or ends a lockdown.
 	locking chan struct{}
 
+	// storing is held by the one who changes a config. mu, which is taken after
+	// it, is not held all the time then: see alter.
+	storing chan struct{}
+
 	// closing are the tunnels that are being closed in the background.
 	closing sync.WaitGroup
 
@@ -90,6 +94,9 @@ type config struct {
 	ConfigInfo
 	delivered bool
 	waiting   map[*attempt]struct{} // Connects that have not got a session yet
+
+	writing bool // alter writes a record of it at the moment, without the lock
+	unsaved bool // and that one has not what the config has become meanwhile
 }
 
 func (c *config) record() Record {
@@ -105,6 +112,7 @@ func NewManager(opts Options) (*Manager, error) {
 		opts:       withDefaults(opts),
 		connecting: make(chan struct{}, 1),
 		locking:    make(chan struct{}, 1),
+		storing:    make(chan struct{}, 1),
 		configs:    make(map[ConfigID]*config),
 		forgotten:  make(map[ConfigID]Record),
 		consents:   make(map[providerKey]struct{}),

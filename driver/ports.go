@@ -135,6 +135,8 @@ type Store interface {
 	// Load gives all records that can be read. Damaged ones are set aside,
 	// not returned as an error.
 	Load() ([]Record, error)
+
+	// Save may be called concurrently, for different configs.
 	Save(r Record) error
 	Delete(owner uint32, id ConfigID) error
 }

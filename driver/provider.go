@@ -142,14 +142,6 @@ func (m *Manager) created(c *config, conn string) {
 	m.save(c)
 }
 
-// save keeps what cannot be refused any more; that it failed is logged. It
-// must be called with mu held.
-func (m *Manager) save(c *config) {
-	if err := m.opts.Store.Save(c.record()); err != nil {
-		m.log.Error("cannot save a config", "config", c.ID, "error", err)
-	}
-}
-
 // erase forgets a removed config whose provider was told, unless its lockdown
 // is not ended. It must be called with mu held.
 func (m *Manager) erase(r Record) {

@@ -26,8 +26,7 @@ const (
 	maxFile = 4 << 20 // more than the largest config can take
 )
 
-// Store is a driver.Store in a folder. It has no state of its own; the
-// manager calls it with its lock held.
+// Store is a driver.Store in a folder. It has no state of its own.
 type Store struct {
 	root string
 	log  *slog.Logger
@@ -36,6 +35,10 @@ type Store struct {
 // Open makes the folder where it is missing.
 func Open(root string, log *slog.Logger) (*Store, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the folder for configs: %w", err)
+	}
+	// Folders in it may be from a process that was killed when it had made them.
+	if err := syncFolder(root); err != nil {
 		return nil, fmt.Errorf("cannot make the folder for configs: %w", err)
 	}
 	return &Store{root: root, log: log}, nil
@@ -73,7 +76,7 @@ func (s *Store) Save(r driver.Record) error {
 		return fmt.Errorf("cannot encode the config: %w", err)
 	}
 	folder := s.folder(r.Owner)
-	if err := os.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := s.makeFolder(folder); err != nil {
 		return err
 	}
 	err = renameio.WriteFile(s.path(r.Owner, r.ID()), append(text, '\n'), 0o600,
@@ -81,7 +84,22 @@ func (s *Store) Save(r driver.Record) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(syncFolder(folder), syncFolder(s.root))
+	return syncFolder(folder)
+}
+
+// makeFolder makes a user's, where it is missing, so that it stays.
+func (s *Store) makeFolder(folder string) error {
+	err := os.Mkdir(folder, 0o700)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	if err := syncFolder(s.root); err != nil {
+		return errors.Join(err, os.Remove(folder)) // or it would be taken for one that stays
+	}
+	return nil
 }
 
 // Delete removes the record; that there is none is no error.
