@@ -173,7 +173,7 @@ func TestCalls(t *testing.T) {
 
 func TestDescriptors(t *testing.T) {
 	bus := startBus(t)
-	s := startService(t, bus, serviceUID)
+	startService(t, bus, serviceUID)
 	for _, uid := range []uint32{harness.Alice, 0} {
 		conn := bus.DialAs(t, uid)
 		for _, method := range methods(t) {
@@ -194,17 +194,44 @@ func TestDescriptors(t *testing.T) {
 		} else if fd, ok := c.Body[0].(godbus.UnixFD); !ok || fd < 0 {
 			t.Errorf("uid %d: the channel's descriptor did not come: %v", uid, c.Body)
 		}
-		// Signals are open to all, but not for descriptors. (In the order sent:
-		// when the last is there, the others were dropped.)
-		name := s.conn.Names()[0]
-		signal(conn, name, wire.SessionInterface, "ProtectSocket", descriptors(1)...)
+	}
+}
+
+// TestSignals: none gets through, with or without a descriptor, however it is
+// addressed. (In the order sent: when the call is there, the signals were
+// dropped.)
+func TestSignals(t *testing.T) {
+	bus := startBus(t)
+	s := startService(t, bus, serviceUID)
+	for _, uid := range []uint32{harness.Alice, 0} {
+		conn := bus.DialAs(t, uid)
+		signal(conn, wire.BusName, wire.SessionInterface, "PlatformMessage", "connected")
+		signal(conn, s.conn.Names()[0], wire.SessionInterface, "ProtectSocket", descriptors(1)...)
 		signal(conn, "", "org.example.Broadcast", "Full", descriptors(1)...)
 		signal(conn, "", "org.example.Broadcast", "Last")
-		got := next(t, s.in, func(msg *godbus.Message) bool { return msg.Type == godbus.TypeSignal })
-		if member := header(got, godbus.FieldMember); member != "Last" {
-			t.Errorf("uid %d: the signal %s brought a descriptor", uid, member)
+		if got := call(t, conn, wire.BusName, wire.ManagerInterface+".ListConfigs"); got != "" {
+			t.Fatalf("uid %d: %s", uid, got)
+		}
+		got := next(t, s.in, func(msg *godbus.Message) bool { return header(msg, godbus.FieldSender) == conn.Names()[0] })
+		if got.Type != godbus.TypeMethodCall {
+			t.Errorf("uid %d: the signal %s came", uid, header(got, godbus.FieldMember))
 		}
 	}
+	// Who leaves, it hears of.
+	err := s.conn.BusObject().Call("org.freedesktop.DBus.AddMatch", godbus.FlagNoReplyExpected,
+		"type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged'").Err
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaving := bus.DialAs(t, harness.Bob)
+	name := leaving.Names()[0]
+	if got := call(t, leaving, wire.BusName, wire.ManagerInterface+".ListConfigs"); got != "" {
+		t.Fatal(got)
+	}
+	leaving.Close()
+	next(t, s.in, func(msg *godbus.Message) bool {
+		return msg.Type == godbus.TypeSignal && len(msg.Body) == 3 && msg.Body[0] == name && msg.Body[2] == ""
+	})
 }
 
 // TestDaemonSends is what the daemon itself sends and asks for.
