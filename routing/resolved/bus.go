@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/stream"
 )
 
 // Names on the bus.
@@ -69,24 +71,13 @@ func (b *bus) close() error {
 	return b.conn.Close()
 }
 
-// dial connects. godbus has no time limit for that: a bus that does not answer
-// would hang it, so its connection is closed when ctx ends.
+// dial connects by a stream: any user of a bus can send any other signals, and
+// godbus does not stand all of them.
 func dial(ctx context.Context, address string) (*godbus.Conn, error) {
-	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, end)
-	connect := godbus.ConnectSystemBus
-	if address != "" {
-		connect = func(opts ...godbus.ConnOption) (*godbus.Conn, error) { return godbus.Connect(address, opts...) }
-	}
 	// Signals in the order of the bus, none of them dropped.
-	conn, err := connect(godbus.WithContext(life), godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
-	inTime := stop()
+	conn, err := stream.New(stream.Options{}).Open(ctx, address, godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
 	if err != nil {
-		end()
 		return nil, timedOut(ctx, err)
-	}
-	if !inTime {
-		return nil, timedOut(ctx, errors.Join(ctx.Err(), conn.Close()))
 	}
 	return conn, nil
 }

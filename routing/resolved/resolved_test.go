@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/vpnprovider/vpnproviderd/dbus/client/clienttest"
+	"github.com/vpnprovider/vpnproviderd/dbus/stream/streamtest"
 	"github.com/vpnprovider/vpnproviderd/routing"
 	"github.com/vpnprovider/vpnproviderd/routing/resolved"
 	"github.com/vpnprovider/vpnproviderd/routing/resolved/resolvedtest"
@@ -350,6 +351,26 @@ func TestBusLost(t *testing.T) {
 	if err := r.Set(t.Context(), corp()); err == nil {
 		t.Error("Set without a bus")
 	}
+}
+
+// TestHostileSignals: any user can send us signals that godbus does not stand.
+func TestHostileSignals(t *testing.T) {
+	t.Parallel()
+	address := clienttest.Bus(t)
+	s := resolvedtest.Start(t, address)
+	attacker := streamtest.Dial(t, address)
+	others := uniqueNames(t, address)
+	r := newResolver(t, address)
+	told := watch(t, r)
+	next(t, told, true)
+	for _, name := range uniqueNames(t, address) {
+		if !slices.Contains(others, name) {
+			streamtest.Signals(t, attacker, name)
+		}
+	}
+	s.Restart(t)
+	next(t, told, true)
+	set(t, r, corp())
 }
 
 func TestClosed(t *testing.T) {
