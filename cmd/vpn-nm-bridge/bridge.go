@@ -43,7 +43,7 @@ func bridge(ctx context.Context, opts options, log *slog.Logger) (err error) {
 	}
 	events := make(chan nm.Event)
 	go manager.Watch(ctx, events)
-	return m.Run(ctx, manager.Running(ctx), changes, events)
+	return m.Run(ctx, manager.Running(), changes, events)
 }
 
 // watch waits for a daemon that is not installed, or not able to start: the

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/vpnprovider/vpnproviderd/dbus/stream"
 )
 
 // callTime bounds each call: NetworkManager answers at once or never.
@@ -22,29 +24,30 @@ const (
 // goroutine. NetworkManager need not run.
 type Client struct {
 	conn    *godbus.Conn
-	signals chan *godbus.Signal
+	signals chan *godbus.Signal // NetworkManager's, and those of the bus itself
+	manager manager
 }
 
-// Dial connects to the bus at an address; "" is the system bus.
+// Dial connects to the bus at an address; "" is the system bus. ctx bounds Dial
+// alone.
 func Dial(ctx context.Context, address string) (*Client, error) {
-	opts := []godbus.ConnOption{godbus.WithSignalHandler(godbus.NewSequentialSignalHandler())}
-	var conn *godbus.Conn
+	c := &Client{signals: make(chan *godbus.Signal, 64)}
+	inOrder := handler{godbus.NewSequentialSignalHandler().(queue), &c.manager}
+	s := stream.New(stream.Options{Signal: func(h stream.Header) bool { return c.manager.is(h.Sender) }})
 	var err error
-	if address == "" {
-		conn, err = godbus.ConnectSystemBus(opts...)
-	} else {
-		conn, err = godbus.Connect(address, opts...)
-	}
-	if err != nil {
+	if c.conn, err = s.Open(ctx, address, godbus.WithSignalHandler(inOrder)); err != nil {
 		return nil, fmt.Errorf("cannot reach the bus: %w", err)
 	}
-	c := &Client{conn: conn, signals: make(chan *godbus.Signal, 64)}
-	conn.Signal(c.signals)
+	c.conn.Signal(c.signals)
 	for _, match := range matches() {
-		if err := conn.AddMatchSignalContext(ctx, match...); err != nil {
-			return nil, errors.Join(fmt.Errorf("cannot watch NetworkManager: %w", err), conn.Close())
+		if err := c.conn.AddMatchSignalContext(ctx, match...); err != nil {
+			return nil, errors.Join(fmt.Errorf("cannot watch NetworkManager: %w", err), c.conn.Close())
 		}
 	}
+	var owner string // an error is that there is none
+	call := c.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetNameOwner", 0, BusName)
+	_ = call.Store(&owner)
+	c.manager.became(owner, call.ResponseSequence)
 	return c, nil
 }
 
@@ -52,10 +55,7 @@ func Dial(ctx context.Context, address string) (*Client, error) {
 func (c *Client) Close() error { return c.conn.Close() }
 
 // Running says whether NetworkManager is on the bus.
-func (c *Client) Running(ctx context.Context) bool {
-	var owner string
-	return c.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetNameOwner", 0, BusName).Store(&owner) == nil
-}
+func (c *Client) Running() bool { return c.manager.name() != "" }
 
 // Profiles are those of ServiceType that the user may see, by path.
 func (c *Client) Profiles(ctx context.Context) (map[godbus.ObjectPath]Settings, error) {

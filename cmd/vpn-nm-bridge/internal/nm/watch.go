@@ -2,6 +2,7 @@ package nm
 
 import (
 	"context"
+	"sync"
 
 	godbus "github.com/godbus/dbus/v5"
 )
@@ -55,16 +56,68 @@ func matches() [][]godbus.MatchOption {
 	}
 }
 
+// manager is who NetworkManager is: its unique name, "" while it is away. Any
+// user of the bus can send a signal like one of its own, also one that godbus
+// cannot decode and that would end our connection. Methods may be called from
+// any goroutine.
+type manager struct {
+	mu    sync.Mutex
+	owner string
+	seq   godbus.Sequence // of the message that said so
+}
+
+func (m *manager) name() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.owner
+}
+
+func (m *manager) is(sender string) bool { return sender != "" && sender == m.name() }
+
+func (m *manager) became(owner string, seq godbus.Sequence) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.seq < seq {
+		m.owner, m.seq = owner, seq
+	}
+}
+
+// handler passes signals on in order. godbus calls it where it reads, so who
+// NetworkManager is, is known before the next message is looked at.
+type handler struct {
+	queue
+	manager *manager
+}
+
+// queue is what godbus' sequential handler is.
+type queue interface {
+	godbus.SignalHandler
+	godbus.SignalRegistrar
+	godbus.Terminator
+}
+
+func (h handler) DeliverSignal(iface, name string, sig *godbus.Signal) {
+	if now, ok := newOwner(sig); ok {
+		h.manager.became(now.after, sig.Sequence)
+	}
+	h.queue.DeliverSignal(iface, name, sig)
+}
+
+// change is NetworkManager's unique name, before and after.
+type change struct{ before, after string }
+
+// newOwner reads what the bus says of it; other signals are none.
+func newOwner(sig *godbus.Signal) (c change, ok bool) {
+	var name string
+	ok = sig.Sender == "org.freedesktop.DBus" && sig.Name == "org.freedesktop.DBus.NameOwnerChanged" &&
+		godbus.Store(sig.Body, &name, &c.before, &c.after) == nil && name == BusName
+	return c, ok
+}
+
 // Watch sends what happens to the channel until ctx is done or the bus is
 // lost, and then closes it. It is called once.
-//
-// That a signal is NetworkManager's is the bus' word: only what matches is
-// broadcast to us, and a signal that somebody sends to us alone is told by its
-// sender.
 func (c *Client) Watch(ctx context.Context, events chan<- Event) {
 	defer close(events)
-	owner := ""
-	_ = c.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetNameOwner", 0, BusName).Store(&owner)
 	for {
 		var sig *godbus.Signal
 		select {
@@ -75,14 +128,6 @@ func (c *Client) Watch(ctx context.Context, events chan<- Event) {
 			sig = s
 		case <-ctx.Done():
 			return
-		}
-		if sig.Sender == "org.freedesktop.DBus" && sig.Name == "org.freedesktop.DBus.NameOwnerChanged" {
-			var name, before string
-			if godbus.Store(sig.Body, &name, &before, &owner) != nil || name != BusName {
-				continue
-			}
-		} else if sig.Sender != owner {
-			continue
 		}
 		for _, event := range translate(sig) {
 			select {
@@ -96,16 +141,17 @@ func (c *Client) Watch(ctx context.Context, events chan<- Event) {
 
 // translate says what a signal means to us; often that is nothing.
 func translate(sig *godbus.Signal) []Event {
-	switch sig.Name {
-	case "org.freedesktop.DBus.NameOwnerChanged":
+	if now, ok := newOwner(sig); ok {
 		var events []Event
-		if sig.Body[1] != "" {
+		if now.before != "" {
 			events = append(events, Event{Kind: Stopped})
 		}
-		if sig.Body[2] != "" {
+		if now.after != "" {
 			events = append(events, Event{Kind: Started})
 		}
 		return events
+	}
+	switch sig.Name {
 	case "org.freedesktop.DBus.Properties.PropertiesChanged":
 		return managerChanged(sig)
 	case managerInterface + ".CheckPermissions":
