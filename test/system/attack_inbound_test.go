@@ -44,7 +44,7 @@ func says(c net.Conn, err error) error {
 		return err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(harness.Timeout))
 	if _, err := io.WriteString(c, "hello"); err != nil {
 		return err
 	}
@@ -55,16 +55,16 @@ func says(c net.Conn, err error) error {
 	return nil
 }
 
-// inbound are the connections that others begin.
-func (m *machine) inbound() map[string]func() error {
+// inbound are the connections that others begin, and give up after the time.
+func (m *machine) inbound(patience time.Duration) map[string]func() error {
 	dial := func(from, to string) func() error {
-		return func() error { return says(dialFrom(m.Server, from, net.JoinHostPort(to, "2222"))) }
+		return func() error { return says(dialFrom(m.Server, from, net.JoinHostPort(to, "2222"), patience)) }
 	}
 	return map[string]func() error{
 		"from the Internet":            dial(strangerIPv4, harness.HostIPv4),
 		"from the Internet, over IPv6": dial(strangerIPv6, harness.HostIPv6),
 		"from the LAN": func() error {
-			return says(m.Router.Dial("tcp", harness.HostIPv4+":2222", 2*time.Second))
+			return says(m.Router.Dial("tcp", harness.HostIPv4+":2222", patience))
 		},
 	}
 }
@@ -79,7 +79,7 @@ func TestInboundConnections(t *testing.T) {
 	clear := v.Clear(t)
 	v.bareTunnel(t, func(string) {
 		for _, name := range []string{"from the Internet", "from the Internet, over IPv6"} {
-			if err := v.inbound()[name](); err == nil {
+			if err := v.inbound(2 * time.Second)[name](); err == nil {
 				t.Errorf("control: %s: it works with routes alone", name)
 			}
 		}
@@ -87,22 +87,22 @@ func TestInboundConnections(t *testing.T) {
 	for _, filter := range []string{"0", "1", "2"} {
 		v.Host.Sysctl(t, "net.ipv4.conf.h0.rp_filter", filter)
 		before := v.Host.Snapshot(t, resolvConf)
-		long, err := dialFrom(v.Server, strangerIPv4, harness.HostIPv4+":2222") // before the tunnel
+		long, err := dialFrom(v.Server, strangerIPv4, harness.HostIPv4+":2222", harness.Timeout) // before the tunnel
 		if err != nil {
 			t.Fatal(err)
 		}
 		session := v.connect()
 		v.open(session)
 		v.configure(session, everything())
-		for name, say := range v.inbound() {
+		for name, say := range v.inbound(harness.Timeout) {
 			// The router has forgotten where the host is, and asks.
 			v.Router.Run(t, "ip", "neigh", "flush", "dev", "r0")
 			if err := say(); err != nil {
 				t.Errorf("rp_filter %s: %s: %v", filter, name, err)
 			}
 		}
-		v.Server.Run(t, "ping", "-c1", "-W5", "-I", strangerIPv4, harness.HostIPv4)
-		v.Server.Run(t, "ping", "-c1", "-W5", "-I", strangerIPv6, harness.HostIPv6)
+		v.Server.Run(t, "ping", "-c1", "-W20", "-I", strangerIPv4, harness.HostIPv4)
+		v.Server.Run(t, "ping", "-c1", "-W20", "-I", strangerIPv6, harness.HostIPv6)
 
 		// Also the connections of the host itself are as they should be.
 		v.ping(t, "1", includedIPv4)

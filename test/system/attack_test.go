@@ -182,10 +182,10 @@ func (v *vpn) lockdown(on bool) {
 }
 
 // dialFrom connects from an address of a namespace to another.
-func dialFrom(ns *harness.Namespace, from, to string) (net.Conn, error) {
+func dialFrom(ns *harness.Namespace, from, to string, timeout time.Duration) (net.Conn, error) {
 	var c net.Conn
 	err := ns.Do(func() (err error) {
-		d := net.Dialer{Timeout: 2 * time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 0))}
+		d := net.Dialer{Timeout: timeout, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 0))}
 		c, err = d.Dial("tcp", to)
 		return err
 	})

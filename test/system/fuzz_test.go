@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
@@ -204,8 +203,8 @@ func (f *fuzzed) count(method, answer string) {
 }
 
 // fuzz has the owner's two connections, another user and root call at random,
-// all at once, while sessions come and go.
-func (v *vpn) fuzz(t *testing.T, calls int) *fuzzed {
+// all at once, while sessions come and go, and meanwhile something else happens.
+func (v *vpn) fuzz(t *testing.T, calls int, meanwhile func()) *fuzzed {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -243,6 +242,7 @@ func (v *vpn) fuzz(t *testing.T, calls int) *fuzzed {
 			}
 		})
 	}
+	meanwhile()
 	running.Wait()
 	return found
 }
@@ -267,7 +267,7 @@ func TestFuzzedCalls(t *testing.T) {
 	v := newVPN(t)
 	fds := v.descriptors(t)
 	calls := times(12500, 250000)
-	found := v.fuzz(t, calls)
+	found := v.fuzz(t, calls, func() {})
 	figure(t, "fuzzed calls", "%d, no crash; %d answered with success, %d refused in %d ways", 4*calls, found.answers["success"], 4*calls-found.answers["success"], len(found.answers)-1)
 	t.Logf("%v", found.answers)
 	for _, fault := range found.faults(v.daemon.Process().Output()) {
@@ -322,8 +322,7 @@ func (v *vpn) requireReached(t *testing.T, found *fuzzed) {
 func TestFuzzerNotices(t *testing.T) {
 	t.Parallel()
 	v := newVPN(t)
-	time.AfterFunc(time.Second, v.daemon.Kill9)
-	if faults := v.fuzz(t, 2000).faults(v.daemon.Process().Output()); len(faults) == 0 {
+	if faults := v.fuzz(t, 2000, v.daemon.Kill9).faults(v.daemon.Process().Output()); len(faults) == 0 {
 		t.Error("the daemon was killed, and the fuzzer found no fault")
 	}
 	v.daemon.Cleanup(t)

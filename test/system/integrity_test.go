@@ -199,7 +199,7 @@ func (l *line) stream(t testing.TB, to string, c *content) {
 		t.Fatal(err)
 	}
 	defer far.Close()
-	end := time.Now().Add(time.Duration(c.times) * time.Minute)
+	end := time.Now().Add(time.Duration(c.times) * 5 * time.Minute)
 	if err := errors.Join(near.SetDeadline(end), far.SetDeadline(end)); err != nil {
 		t.Fatal(err)
 	}

@@ -205,7 +205,8 @@ func TestSlowClient(t *testing.T) {
 			stop()
 			t.Logf("%s: %d messages taken; outside the tunnel p50 %v p99 %v; call p50 %v p99 %v, SetParameters %v; %d KiB more",
 				format, taken(), outside.at(0.5), outside.at(0.99), calls.at(0.5), calls.at(0.99), update, grown)
-			if outside.at(0.5) > 100*time.Millisecond || calls.at(0.5) > 500*time.Millisecond || update > 5*time.Second {
+			// What waits for the client waits for 10 s and more.
+			if outside.at(0.5) > 500*time.Millisecond || calls.at(0.5) > 500*time.Millisecond || update > 5*time.Second {
 				t.Errorf("%s: a slow client holds up others", format)
 			}
 			if grown > 48<<10 { // a second of what is sent would be more

@@ -151,7 +151,8 @@ func (v *vpn) testEnding(state string, e ending) {
 	}
 	requireTrace(t, "the user interface", v.ui.traceTo(last, v.config, session), seen...)
 	if !e.left {
-		requireTrace(t, "the provider", v.provider.trace(v.config, session), append(told, e.told...)...)
+		told = append(told, e.told...)
+		requireTrace(t, "the provider", v.provider.traceTo(told[len(told)-1], v.config, session), told...)
 	}
 	v.requireClean(t)
 	v.requireEnded(session, e)
@@ -299,7 +300,7 @@ func TestInterfaceNameTaken(t *testing.T) {
 // else its provider does; parameters stop it.
 func TestTimer(t *testing.T) {
 	t.Parallel()
-	const limit = time.Second
+	const limit = 3 * time.Second // in which parameters come, however busy the machine
 	v := newVPN(t, "--connect-timeout", limit.String())
 	for name, do := range map[string]func(godbus.ObjectPath){
 		"nothing":           func(godbus.ObjectPath) {},
@@ -354,7 +355,8 @@ func TestConnectWhileDisconnecting(t *testing.T) {
 	v := newVPN(t)
 	other := v.dial(t, harness.Alice)
 	inTime := 0
-	for range 3 {
+	// At least three times, and more where this test got the processor too late.
+	for round := 0; round < 3 || inTime == 0 && round < 20; round++ {
 		session := v.connect()
 		v.configure(session, slow())
 		v.provider.trace()

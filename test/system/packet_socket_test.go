@@ -316,9 +316,6 @@ func TestPacketStreamTransfer(t *testing.T) {
 	}
 	took := time.Since(begun)
 	t.Logf("%d datagrams there and back in %v, %.0f MB/s each way", count, took, float64(count*size)/1e6/took.Seconds())
-	if took > time.Minute {
-		t.Error("that is too slow")
-	}
 }
 
 // The death of the program that has the channel is the channel's end, whoever is
@@ -393,19 +390,11 @@ func TestPacketSocketFiles(t *testing.T) {
 	if err := os.WriteFile(paths[0], nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := m.Host.Output(t, harness.Command{Argv: append([]string{harness.Binary(t, "vpnproviderd")}, m.daemonArgs()...)})
+	out, err := m.Host.Output(t, harness.Command{Argv: m.daemon.Command()})
 	if err == nil || !strings.Contains(out, fmt.Sprintf("cannot make the socket %s: something else is there", paths[0])) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if err := os.Remove(paths[0]); err != nil {
 		t.Error(err)
-	}
-}
-
-// daemonArgs are enough to start the daemon by hand.
-func (m *machine) daemonArgs() []string {
-	return []string{
-		"--bus", m.bus.Address, "--state-dir", m.daemon.StateDir, "--runtime-dir", m.daemon.RuntimeDir, "--config-dir", m.daemon.ConfigDir,
-		"--resolver", "none",
 	}
 }

@@ -311,8 +311,8 @@ func TestPacketSignals(t *testing.T) {
 			t.Fatalf("%q came back, %v", buf[:n], err)
 		}
 	}
-	if s := v.ui.property(session, "Statistics").(map[string]uint64); s["txPackets"] != packets || s["rxPackets"] != packets {
-		t.Errorf("statistics %v", s)
+	if tx, rx := v.awaitCounted(session, "txPackets", packets), v.awaitCounted(session, "rxPackets", packets); tx != packets || rx != packets {
+		t.Errorf("%d packets were counted out, and %d in", tx, rx)
 	}
 
 	v.open(session)

@@ -1,23 +1,15 @@
 package system
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 
 	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 	"github.com/vpnprovider/vpnproviderd/test/harness"
-)
-
-const (
-	polkitd       = "/usr/lib/polkit-1/polkitd"
-	polkitBusName = "org.freedesktop.PolicyKit1"
-	polkitPolicy  = "/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf"
 )
 
 // polkitRules let Alice do what concerns her, with one app, and Bob all of that
@@ -34,70 +26,24 @@ const polkitRules = `polkit.addRule(function (action, subject) {
 });
 `
 
-// startPolkit runs the real polkitd on the host, with our actions and the
-// rules above alone.
-func (m *machine) startPolkit(t testing.TB) *harness.Process {
-	t.Helper()
-	p := m.Host.Start(t, harness.Command{Argv: []string{polkitd, "--no-debug"}})
-	conn := m.bus.Dial(t)
-	harness.Eventually(t, harness.Timeout, "polkitd is on the bus", func() error {
-		var there bool
-		if err := conn.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, polkitBusName).Store(&there); err != nil {
-			return err
-		}
-		if !there {
-			return errors.New(p.Output())
-		}
-		return nil
-	})
-	return p
-}
-
-func (m *machine) polkitFiles(t testing.TB) {
-	t.Helper()
-	actions, rules, none := harness.TempDir(t), harness.TempDir(t), harness.TempDir(t)
-	policy, err := os.ReadFile(filepath.Join(harness.ModuleRoot(t), "dbus-policy", "org.vpnprovider1.policy"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, text := range map[string]string{
-		filepath.Join(actions, "org.vpnprovider1.policy"): string(policy),
-		filepath.Join(rules, "50-test.rules"):             polkitRules,
-	} {
-		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	err = m.Host.Do(func() error {
-		for target, source := range map[string]string{
-			"/usr/share/polkit-1/actions": actions, "/usr/share/polkit-1/rules.d": rules, "/etc/polkit-1/rules.d": none,
-		} {
-			if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
-				return &os.PathError{Op: "bind", Path: target, Err: err}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // The daemon as it is shipped: its own user asks a real polkitd about other
 // users. What polkit does not allow, nobody may; nor where it cannot be asked.
 func TestPolkit(t *testing.T) {
 	t.Parallel()
-	harness.Require(t, polkitd)
 	m := newHost(t)
 	m.serviceUser(t)
-	m.polkitFiles(t)
-	m.startBus(t, polkitPolicy)
+	policy, err := os.ReadFile(filepath.Join(harness.ModuleRoot(t), "dbus-policy", "org.vpnprovider1.policy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Host.PolkitFiles(t, map[string]string{"org.vpnprovider1.policy": string(policy), "50-test.rules": polkitRules})
+	m.startBus(t, harness.PolkitPolicy)
 	m.startAsService(t, "--authorization", "polkit", "--resolv-conf", "/run/dns/resolv.conf")
 
 	alice := m.dial(t, harness.Alice)
 	alice.refused(alice.manager("RegisterProvider", app, dict{}), wire.ErrNotAuthorized)
 
-	polkit := m.startPolkit(t)
+	polkit := m.bus.StartPolkit(t)
 	v, bob := m.party(t, harness.Alice, app), m.party(t, harness.Bob, app)
 	v.mainJob()
 	bob.ui.refused(bob.ui.on(bob.config, "Connect", dict{}), wire.ErrNotAuthorized, "org.vpnprovider1.connect")
@@ -122,7 +68,7 @@ func TestPolkit(t *testing.T) {
 	v.ui.refused(v.ui.manager("CreateConfig", app, "x", dict{}), wire.ErrNotAuthorized)
 	var configs []any
 	v.ui.must(v.ui.manager("ListConfigs"), &configs)
-	m.startPolkit(t)
+	m.bus.StartPolkit(t)
 	v.register(dict{})
 	v.establish()
 	v.disconnect()
@@ -138,18 +84,17 @@ func (v *vpn) testHangingPolkit(polkit *harness.Process, session godbus.ObjectPa
 	defer polkit.Signal(unix.SIGCONT)
 	another := v.dial(t, harness.Alice)
 	another.must(another.manager("ListConfigs"))
-	begun := time.Now()
 	done, interactive := another.begin(v.config, "Disconnect", dict{}), another.beginInteractively(v.config, "Disconnect", dict{})
-	for range 20 {
+	served := 0
+	for ; served < 20 && len(done) == 0; served++ {
 		another.must(another.manager("ListConfigs"))
 		v.provider.must(v.provider.on(session, "Acknowledge", "resume", dict{}))
 		v.configure(session, fullTunnel())
 	}
-	held := time.Since(begun)
-	another.refused(<-done, wire.ErrTimeout, "polkit")
-	if waited := time.Since(begun); waited < held || held > 4*time.Second {
-		t.Errorf("other calls took %v while polkit was asked, the call itself %v", held, waited)
+	if served < 2 { // the last may have been answered after it
+		t.Error("other calls wait for polkit, too")
 	}
+	another.refused(<-done, wire.ErrTimeout, "polkit")
 	another.refused(<-interactive, wire.ErrTimeout, "polkit")
 	v.requireState(wire.StateConnected)
 	v.disconnect()

@@ -104,7 +104,7 @@ func TestInterfaceDeleted(t *testing.T) {
 	if !strings.HasPrefix(reason, wire.ReasonInternalPrefix) {
 		t.Errorf("the reason is %q", reason)
 	}
-	requireTrace(t, "the provider", v.provider.trace(v.config, session),
+	requireTrace(t, "the provider", v.provider.traceTo("-session", v.config, session),
 		"config disconnecting", "disconnected: "+reason, "config failed ("+reason+")", "-session")
 	v.requireClean(t)
 	v.mainJob()
@@ -223,7 +223,7 @@ func TestCallRate(t *testing.T) {
 func TestServiceManager(t *testing.T) {
 	t.Parallel()
 	m := newHost(t)
-	v := m.withDaemon(t, harness.DaemonOptions{Args: []string{"--idle-exit", "500ms"}, Env: []string{"WATCHDOG_USEC=200000"}})
+	v := m.withDaemon(t, harness.DaemonOptions{Args: []string{"--idle-exit", "3s"}, Env: []string{"WATCHDOG_USEC=200000"}})
 	session := v.connect()
 	v.configure(session, fullTunnel())
 	notified := func(want string, times int) {
@@ -236,7 +236,7 @@ func TestServiceManager(t *testing.T) {
 			return nil
 		})
 	}
-	notified("WATCHDOG=1", 8) // longer than the idle exit would take
+	notified("WATCHDOG=1", 40) // longer than the idle exit would take
 	v.requireState(wire.StateConfigured)
 	v.disconnect()
 	v.provider.Close()

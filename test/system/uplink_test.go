@@ -2,7 +2,6 @@ package system
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +15,9 @@ import (
 // of them takes.
 const settled = 900 * time.Millisecond
 
+// unready is a little less than a provider that is not ready holds up sleep.
+const unready = 2900 * time.Millisecond
+
 // Commands on the host that change its uplink.
 const (
 	firstIPv4    = "route replace default via " + harness.RouterIPv4 + " dev h0"
@@ -25,7 +27,7 @@ const (
 	anotherGW    = "10.77.0.9" // of the first uplink
 	anotherIPv4  = "route replace default via " + anotherGW + " dev h0"
 	noIPv4       = "route del default"
-	noIPv6       = "-6 route del default"
+	noIPv6       = "route del ::/0"
 	reconnecting = "config " + wire.StateReconnecting
 )
 
@@ -105,10 +107,32 @@ func (r *roamer) again(session godbus.ObjectPath) {
 	r.told(session, "config connected")
 }
 
-// ip runs commands of ip on the host, one at once after the other.
+// ip runs commands of ip on the host, one at once after the other: in one
+// process, as what comes together is told together.
 func (r *roamer) ip(commands ...string) {
 	r.t.Helper()
-	r.Host.Run(r.t, "sh", "-ec", "ip "+strings.Join(commands, "\nip "))
+	r.Host.IP(r.t, commands...)
+}
+
+// awaitUplink waits until the daemon knows the uplink, "" for none. It says so in
+// a session alone, and one that meets a change ends.
+func (r *roamer) awaitUplink(gateway string) {
+	r.t.Helper()
+	harness.Eventually(r.t, harness.Timeout, "the daemon knows the uplink", func() error {
+		var session godbus.ObjectPath
+		var uplink godbus.Variant
+		if err := r.ui.on(r.config, "Connect", dict{}).Store(&session); err != nil {
+			return err
+		}
+		if err := r.ui.call(session, wire.PropertiesInterface+".Get", wire.SessionInterface, "Uplink").Store(&uplink); err != nil {
+			return err
+		}
+		if got, _ := uplink.Value().(dict)["gateway"].Value().(string); got != gateway {
+			return fmt.Errorf("its gateway is %q, want %q", got, gateway)
+		}
+		return nil
+	})
+	r.disconnect()
 }
 
 // pull takes the cable out at the other end, and plug puts it in.
@@ -133,7 +157,7 @@ func (r *roamer) inClear() (n int) {
 // is sent in clear.
 func TestUplinkMessages(t *testing.T) {
 	t.Parallel()
-	const limit = 4 * time.Second
+	const limit = 8 * time.Second
 	r := newRoamer(t, "--connect-timeout", limit.String())
 	session := r.reachMobile(wire.StateConnected)
 	serve(t, r.openChannel(session))
@@ -221,15 +245,15 @@ func TestUplinkMessages(t *testing.T) {
 // not stop it.
 func TestUplinkTimer(t *testing.T) {
 	t.Parallel()
-	const limit = 4 * time.Second
+	const limit = 6 * time.Second
 	r := newRoamer(t, "--connect-timeout", limit.String())
 	session := r.reachMobile(wire.StateConnected)
 	r.ip(anotherIPv4)
 	r.told(session, reconnecting, "linkChanged: ")
-	time.Sleep(limit * 3 / 4)
+	time.Sleep(limit / 2)
+	begun := time.Now()
 	r.ip(firstIPv4)
 	r.told(session, "linkChanged: ")
-	begun := time.Now()
 	r.provider.refused(r.provider.on(session, "SetParameters", dict{"mtu": godbus.MakeVariant("1"), "reconnect": godbus.MakeVariant(false)}),
 		wire.ErrInvalidParameter, "mtu")
 	if !r.ui.property(session, "Reconnect").(bool) {
@@ -239,7 +263,7 @@ func TestUplinkTimer(t *testing.T) {
 	r.requireState(wire.StateReconnecting)
 	r.told(session, "config disconnecting", "error: connection timed out", "disconnected: connection timed out",
 		"config failed (connection timed out)", "-session")
-	if took := time.Since(begun); took < limit-100*time.Millisecond || took > limit+2*time.Second {
+	if took := time.Since(begun); took < limit || took > 5*limit {
 		t.Errorf("it failed after %v, want %v", took, limit)
 	}
 	r.requireClean(t)
@@ -282,11 +306,11 @@ func TestUplinkWithoutReconnect(t *testing.T) {
 			change.do()
 			const failed = "config failed (underlying network disconnected)"
 			r.told(session, "config disconnecting", "disconnected: underlying network disconnected", failed, "-session")
-			requireTrace(t, name+", "+state+": the user interface", r.ui.trace(r.config, session), "config disconnecting", failed, "-session")
+			requireTrace(t, name+", "+state+": the user interface", r.ui.traceTo("-session", r.config, session), "config disconnecting", failed, "-session")
 			change.undo()
 			r.ip(firstIPv4, firstIPv6)
 			r.requireClean(t)
-			time.Sleep(settled)
+			r.awaitUplink(harness.RouterIPv4)
 		}
 	}
 }
@@ -297,7 +321,7 @@ func TestUplinkAppears(t *testing.T) {
 	r := newRoamer(t)
 	for _, state := range []string{wire.StateConnecting, wire.StateConfigured, wire.StateConnected} {
 		r.ip(noIPv4, noIPv6)
-		r.settle()
+		r.awaitUplink("")
 		var session godbus.ObjectPath
 		if state == wire.StateConnecting {
 			session = r.connect()
@@ -306,11 +330,14 @@ func TestUplinkAppears(t *testing.T) {
 		}
 		r.settle()
 		r.ip(firstIPv4, firstIPv6)
+		harness.Eventually(t, harness.Timeout, state+": the session's uplink", func() error {
+			if gateway := r.ui.property(session, "Uplink").(dict)["gateway"].Value(); gateway != harness.RouterIPv4 {
+				return fmt.Errorf("the gateway is %v", gateway)
+			}
+			return nil
+		})
 		r.untold(session)
 		r.requireState(state)
-		if gateway := r.ui.property(session, "Uplink").(dict)["gateway"].Value(); gateway != harness.RouterIPv4 {
-			t.Errorf("%s: the gateway is %v", state, gateway)
-		}
 		r.configure(session, mobile())
 		r.disconnect()
 		r.requireClean(t)
@@ -321,24 +348,22 @@ func TestUplinkAppears(t *testing.T) {
 // before, and reconnects after; a lock is held all the time but while it sleeps.
 func TestSleepAndWake(t *testing.T) {
 	t.Parallel()
-	const limit = 8 * time.Second
+	const limit = 12 * time.Second
 	r := newRoamer(t, "--connect-timeout", limit.String())
 	for _, state := range []string{wire.StateConfigured, wire.StateConnected} {
 		session := r.reachMobile(state)
 		asleep := r.logind.Sleep(t)
+		begun := time.Now()
 		r.told(session, "suspend: ")
 		r.requireState(state)
 		r.provider.must(r.provider.on(session, "Acknowledge", "resume", dict{})) // not what is waited for
-		select {
-		case took := <-asleep:
-			t.Errorf("%s: it slept after %v, before the provider was ready", state, took)
-		case <-time.After(300 * time.Millisecond):
-		}
-		acknowledged := time.Now()
+		const ready = 300 * time.Millisecond
+		time.Sleep(ready)
 		r.provider.must(r.provider.on(session, "Acknowledge", "suspend", dict{}))
-		<-asleep
-		if took := time.Since(acknowledged); took > time.Second {
-			t.Errorf("%s: it slept %v after the provider was ready", state, took)
+		acknowledged := time.Since(begun)
+		// Where there is hardly time to answer, that it slept says nothing.
+		if took := <-asleep; took < ready || took > unready && acknowledged < unready-time.Second {
+			t.Errorf("%s: it slept after %v, the provider was ready after %v", state, took, acknowledged)
 		}
 		r.untold(session)
 		r.logind.Wake(t)
@@ -348,7 +373,7 @@ func TestSleepAndWake(t *testing.T) {
 		// Once more while it is reconnecting, and without an answer.
 		asleep = r.logind.Sleep(t)
 		r.told(session, "suspend: ")
-		if took := <-asleep; took < 2900*time.Millisecond || took > 4*time.Second {
+		if took := <-asleep; took < unready || took > 3*unready {
 			t.Errorf("%s: without an answer it slept after %v, want 3 s", state, took)
 		}
 		// The timer of the first resume has ended the session meanwhile.
@@ -382,7 +407,7 @@ func TestSleepWithoutReconnect(t *testing.T) {
 	r := newRoamer(t)
 	sleep := func(what string) {
 		t.Helper()
-		if took := <-r.logind.Sleep(t); took > time.Second {
+		if took := <-r.logind.Sleep(t); took > unready {
 			t.Errorf("%s: it slept after %v", what, took)
 		}
 		r.logind.Wake(t)
@@ -420,7 +445,7 @@ func TestForeignDeletion(t *testing.T) {
 		var took figures
 		for range 3 {
 			begun := time.Now()
-			r.ip(command)
+			r.Host.Run(t, "sh", "-ec", "ip "+command)
 			harness.Eventually(t, harness.Timeout, command+" is undone", func() error {
 				if now, err := r.tryLook(); err != nil || now.text != whole {
 					return fmt.Errorf("there is %v\n%s", err, now.text)
@@ -430,10 +455,7 @@ func TestForeignDeletion(t *testing.T) {
 			took = append(took, time.Since(begun))
 			time.Sleep(settled)
 		}
-		took.log(t, command+": whole again after", 3*time.Second)
-		if median := took[len(took)/2]; median > time.Second {
-			t.Errorf("%s: the median is %v", command, median)
-		}
+		took.require(t, command+": whole again after", time.Second)
 	}
 	r.requireState(wire.StateReconnecting)
 	s.requireRate(t)

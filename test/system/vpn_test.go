@@ -1,6 +1,7 @@
 package system
 
 import (
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -167,6 +168,20 @@ func (v *vpn) link(session godbus.ObjectPath) string {
 	return v.ui.property(session, "Interface").(string)
 }
 
+// awaitCounted waits until the session has counted so many, or more. A packet may
+// have arrived before it is counted.
+func (v *vpn) awaitCounted(session godbus.ObjectPath, name string, least uint64) uint64 {
+	v.t.Helper()
+	var n uint64
+	harness.Eventually(v.t, harness.Timeout, name, func() error {
+		if n = v.ui.property(session, "Statistics").(map[string]uint64)[name]; n < least {
+			return fmt.Errorf("%d are counted, want %d", n, least)
+		}
+		return nil
+	})
+	return n
+}
+
 // fullTunnel is a set of parameters that covers everything but the server.
 func fullTunnel() dict {
 	return dict{
@@ -188,7 +203,7 @@ const (
 
 func (m *machine) ping(t testing.TB, count, address string) {
 	t.Helper()
-	m.Host.Run(t, "ping", "-c"+count, "-i0.05", "-W5", address)
+	m.Host.Run(t, "ping", "-c"+count, "-i0.05", "-W20", address)
 }
 
 // The main job: a user connects a config of an app that has no privileges;
@@ -214,10 +229,8 @@ func (v *vpn) mainJob() {
 	if n := clear.Count(t, harness.To(harness.ServerIPv4+"/32")); n != 1 {
 		t.Errorf("%d packets to the excluded server in clear", n)
 	}
-	statistics := v.ui.property(session, "Statistics").(map[string]uint64)
-	if statistics["txPackets"] < 6 || statistics["rxPackets"] < 6 {
-		t.Errorf("statistics %v", statistics)
-	}
+	v.awaitCounted(session, "txPackets", 6)
+	v.awaitCounted(session, "rxPackets", 6)
 	if text := v.Host.ReadFile(t, v.daemon.ResolvConf); !contains(text, harness.PrivateDNS, "corp.example") {
 		t.Errorf("resolv.conf:\n%s", text)
 	}
