@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -25,7 +24,7 @@ const sessionBus = `<busconfig>
 
 const echoService = `[D-BUS Service]
 Name=com.example.Echo
-Exec=/bin/sh -c "exec %[1]s/echo >>%[1]s/echo.log 2>&1"
+Exec=/bin/sh -c "exec %[2]s >>%[1]s/echo.log 2>&1"
 `
 
 // An app that does not run is started by the user's agent, because somebody
@@ -35,13 +34,9 @@ func TestAgentStartsTheApp(t *testing.T) {
 	bus := harness.StartBus(t, top.Host, harness.BusOptions{Policy: harness.ShippedPolicy})
 	harness.StartDaemon(t, top.Host, bus, harness.DaemonOptions{})
 	dir := harness.TempDir(t)
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "echo"), "./dbus/client/examples/echo")
-	build.Dir = harness.ModuleRoot(t)
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	echo := goExample(t, "./dbus/client/examples/echo")
 	for name, text := range map[string]string{"bus.conf": sessionBus, "echo.service": echoService} {
-		if err := os.WriteFile(filepath.Join(dir, name), fmt.Appendf(nil, text, dir), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), fmt.Appendf(nil, text, dir, echo), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -73,7 +68,7 @@ func TestAgentStartsTheApp(t *testing.T) {
 	agent.Await(t, "Waiting")
 	run("connect", "Echo")
 	agent.Await(t, "Starting com.example.Echo")
-	top.Host.Run(t, "ping", "-c1", "-W5", "198.18.0.1")
+	top.Host.Run(t, "ping", "-c1", "-W20", "198.18.0.1")
 
 	var dns []struct{ Interface, Names string }
 	if err := json.Unmarshal([]byte(run("dns", "--json")), &dns); err != nil || len(dns) == 0 || dns[0].Names != "none" {
