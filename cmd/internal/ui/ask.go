@@ -19,7 +19,7 @@ const (
 	agentTime = 5 * time.Second
 
 	// agentEnd is how long it has to put the terminal back.
-	agentEnd = time.Second
+	agentEnd = 3 * time.Second
 )
 
 // Ask has polkit ask for passwords on this program's terminal until end is
