@@ -15,14 +15,23 @@ import (
 	"github.com/vpnprovider/vpnproviderd/driver"
 )
 
-// maxBody is the longest body of a call that is served, and together with its
-// header fields too: paths and fields that nobody knows can be long.
-const maxBody = 1 << 20
-
-var (
-	errTooLong    = driver.Errorf(driver.KindLimitExceeded, "the message is longer than %d bytes", maxBody)
-	errUnreadable = errors.New("the message cannot be decoded")
+// How many bytes the body of a call may have, and together with its header fields
+// too: paths and fields that nobody knows can be long.
+const (
+	maxLists = 1 << 20   // of SetParameters
+	maxBody  = 128 << 10 // of all else: no config may have that much data
 )
+
+// longest is for the call of a header. A body that has no use is not read into
+// memory, and not decoded, which can take it twenty times over.
+func longest(h stream.Header) int {
+	if h.Member == "SetParameters" {
+		return maxLists
+	}
+	return maxBody
+}
+
+var errUnreadable = errors.New("the message cannot be decoded")
 
 // call is one method call. It owns the descriptors that came with it.
 type call struct {
@@ -58,7 +67,8 @@ func newCall(h stream.Header, message []byte, fds []int) *call {
 		interactive: h.Flags&godbus.FlagAllowInteractiveAuthorization != 0,
 	}
 	if message == nil {
-		c.path, c.err = "", errTooLong // the path can be what is long
+		c.path = "" // it can be what is long
+		c.err = driver.Errorf(driver.KindLimitExceeded, "the message is longer than %d bytes", longest(h))
 	}
 	return c
 }

@@ -112,3 +112,32 @@ func readUntil(r io.Reader, text string) error {
 		last = append([]byte{}, last[max(0, len(last)-len(text)):]...)
 	}
 }
+
+// A call that is longer than any that is of use is not decoded: there would be
+// twenty times as much of it.
+func TestLongCalls(t *testing.T) {
+	b := newBench(t)
+	truths := make([]godbus.Variant, 250<<10)
+	for i := range truths {
+		truths[i] = godbus.MakeVariant(true)
+	}
+	data := dict{"data": godbus.MakeVariant(dict{"x": godbus.MakeVariant(truths)})}
+	long := harness.Encode(t, managerCall("CreateConfig", app, "Long", data), 2)
+	conn := b.bus.DialRaw(t, harness.Alice)
+	conn.SetDeadline(time.Now().Add(3 * harness.Timeout))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	const calls = 5
+	for range calls {
+		if _, err := conn.Write(long); err != nil {
+			t.Fatal(err)
+		}
+		if err := readUntil(conn, wire.ErrLimitExceeded); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if took := (after.TotalAlloc - before.TotalAlloc) >> 20; took > calls {
+		t.Errorf("%d calls of %d KiB took %d MiB", calls, len(long)>>10, took)
+	}
+}

@@ -104,7 +104,7 @@ func Dial(ctx context.Context, opts Options) (*Server, error) {
 	s.calls = &dispatcher{serve: s.serve, refuse: s.refuse, rate: opts.Rate, peers: make(map[string]*peer)}
 	s.stream = stream.New(stream.Options{
 		Call:    func(h stream.Header, message []byte, fds []int) { s.calls.submit(newCall(h, message, fds)) },
-		Longest: maxBody,
+		Longest: longest,
 	})
 	s.out = newOutbox(s.stream.Send)
 	if err := s.connect(ctx); err != nil {

@@ -28,6 +28,9 @@ const (
 
 	// maxMessage is the longest that the protocol allows.
 	maxMessage = 1 << 27
+
+	// shortBody is how long a body may be that is read wanted or not.
+	shortBody = 4 << 10
 )
 
 // Options say what becomes of what others send. The functions are called in the
@@ -40,8 +43,8 @@ type Options struct {
 	Call func(h Header, message []byte, fds []int)
 
 	// Longest is how many bytes a call may have, its body and header fields
-	// together.
-	Longest int
+	// together. Call needs it.
+	Longest func(h Header) int
 
 	// Signal says whether godbus may decode a signal that is not from the bus
 	// itself: because of its sender, or because of a signature that can be
@@ -58,6 +61,7 @@ type Stream struct {
 
 	begun bool   // authentication is over
 	rest  []byte // of a message that godbus has begun to read
+	oob   []byte // room for what comes with a read
 
 	write  sync.Mutex // a message goes out whole
 	serial atomic.Uint32
@@ -70,7 +74,10 @@ type Stream struct {
 
 // New makes a stream that is not connected yet.
 func New(o Options) *Stream {
-	return &Stream{options: o, waiting: make(map[uint32]question)}
+	return &Stream{
+		options: o, waiting: make(map[uint32]question),
+		oob: make([]byte, syscall.CmsgSpace(4*253)), // as many descriptors as the kernel passes at once
+	}
 }
 
 // Open connects to the first address of the list that answers, the system bus
@@ -175,21 +182,26 @@ func (s *Stream) receive() error {
 		closeAll(fds)
 		return err
 	}
-	message := append(fixed, make([]byte, h.fields)...)
+	// A short body is read with the fields, a long one when it is wanted.
+	rest := h.body
+	if rest <= shortBody {
+		rest = 0
+	}
+	message := append(fixed, make([]byte, h.fields+h.body-rest)...)
 	if fds, err = s.fill(message[fixedHeader:], fds); err != nil {
 		closeAll(fds)
 		return err
 	}
-	h.readFields(message[fixedHeader:])
+	h.readFields(message[fixedHeader : fixedHeader+h.fields])
 	if !s.keeps(h) {
 		closeAll(fds)
-		fds, err = s.skip(h.body)
+		fds, err = s.skip(rest)
 		closeAll(fds)
 		s.deliver(h, nil, nil)
 		return err
 	}
-	message = append(message, make([]byte, h.body)...)
-	if fds, err = s.fill(message[fixedHeader+h.fields:], fds); err != nil {
+	message = append(message, make([]byte, rest)...)
+	if fds, err = s.fill(message[len(message)-rest:], fds); err != nil {
 		closeAll(fds)
 		return err
 	}
@@ -202,7 +214,7 @@ func (s *Stream) keeps(h Header) bool {
 	switch h.Type {
 	case godbus.TypeMethodCall:
 		if s.options.Call != nil {
-			return h.body+h.fields <= s.options.Longest
+			return h.body+h.fields <= s.options.Longest(h)
 		}
 		return h.plain && h.body == 0
 	case godbus.TypeMethodReply, godbus.TypeError:
@@ -229,10 +241,9 @@ func (s *Stream) deliver(h Header, message []byte, fds []int) {
 
 // fill reads until p is full and appends the descriptors that come along.
 func (s *Stream) fill(p []byte, fds []int) ([]int, error) {
-	oob := make([]byte, syscall.CmsgSpace(4*253)) // as many as the kernel passes at once
 	for len(p) > 0 {
-		n, oobn, flags, _, err := s.conn.ReadMsgUnix(p, oob)
-		got, parseErr := rights(oob[:oobn])
+		n, oobn, flags, _, err := s.conn.ReadMsgUnix(p, s.oob)
+		got, parseErr := rights(s.oob[:oobn])
 		fds = append(fds, got...)
 		switch {
 		case err != nil:

@@ -117,7 +117,7 @@ func TestStream(t *testing.T) {
 	reply.Headers[godbus.FieldReplySerial] = godbus.MakeVariant(uint32(3))
 	answer := encoded(t, reply, ":1.9") // to what godbus asked
 	var k kept
-	rest := all(t, Options{Call: k.call, Longest: 1000}, create, news, quiet, long, answer, news)
+	rest := all(t, Options{Call: k.call, Longest: func(Header) int { return 1000 }}, create, news, quiet, long, answer, news)
 	if want := slices.Concat(news, answer, news); !bytes.Equal(rest, want) {
 		t.Errorf("godbus gets\n%q\nwant\n%q", rest, want)
 	}
@@ -303,7 +303,7 @@ func FuzzStream(f *testing.F) {
 				t.Skip()
 			}
 		}
-		s, bus := pair(t, Options{Longest: 4096, Call: func(h Header, message []byte, fds []int) {
+		s, bus := pair(t, Options{Longest: func(Header) int { return 4096 }, Call: func(h Header, message []byte, fds []int) {
 			if long := h.body+h.fields > 4096; long != (message == nil) || !long && len(message) != fixedHeader+h.fields+h.body {
 				t.Errorf("%d bytes of a call of %d and %d", len(message), h.fields, h.body)
 			}
