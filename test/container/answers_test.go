@@ -173,10 +173,9 @@ func testPolkitHangs(t *testing.T, w *answers) {
 	t.Helper()
 	w.Run(t, "systemctl", "kill", "--signal=STOP", "polkit")
 	done := w.connect()
-	begun := time.Now()
 	must(t, w.conn, wire.RootPath, wire.ManagerInterface, "ListConfigs")
-	if took := time.Since(begun); took > 3*time.Second {
-		t.Errorf("another call took %v", took)
+	if len(done) > 0 {
+		t.Error("another call waits for polkit, too")
 	}
 	w.refused(t, done, "Timeout", "polkit did not answer")
 	w.requireState(t, wire.StateIdle)
@@ -216,16 +215,17 @@ func testAgreed(t *testing.T, w *answers) {
 func testAdministrator(t *testing.T, w *answers) {
 	t.Helper()
 	ssh := w.user(container.Alice, remote(container.Alice), 1)
-	password := alicePassword
+	w.says.Store(alicePassword)
 	a := w.board.agent(ssh, func(_ string, identities []string) (string, string) {
 		if !slices.Equal(identities, []string{"bob"}) {
 			t.Errorf("%q may answer, want the administrator alone", identities)
 		}
+		password, _ := w.says.Load().(string)
 		return "bob", password
 	})
 	w.conn = ssh.conns[0]
 	w.refused(t, w.connect(), "NotAuthorized", "org.vpnprovider1.connect")
-	password = bobPassword
+	w.says.Store(bobPassword)
 	if c := <-w.connect(); c.Err != nil {
 		t.Fatal(c.Err)
 	}

@@ -48,7 +48,7 @@ func TestContainer(t *testing.T) {
 	c.Connect(t, "eth0", router, "toward")
 	c.Run(t, "ip", "addr", "add", "192.0.2.2/24", "dev", "eth0")
 	router.IP(t, "addr add 192.0.2.1/24 dev toward")
-	c.Run(t, "ping", "-c1", "-W5", "192.0.2.1")
+	c.Run(t, "ping", "-c1", "-W20", "192.0.2.1")
 }
 
 // TestOthersAreSeparate: two at a time, on one root, neither of which sees what

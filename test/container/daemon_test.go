@@ -123,7 +123,7 @@ func (m *machine) settle() {
 func (m *machine) client(args ...string) *container.Process {
 	m.t.Helper()
 	p := m.Start(m.t, container.Command{Argv: append([]string{"/opt/testclient"}, args...), User: container.Alice})
-	p.Await(m.t, "session\n")
+	p.Await(m.t, "session /")
 	return p
 }
 

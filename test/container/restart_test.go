@@ -35,10 +35,9 @@ type flowing struct {
 	sender          *sender
 }
 
-func newFlowing(t *testing.T, p programs, flow string) *flowing {
+func newFlowing(t *testing.T, p programs) *flowing {
 	t.Helper()
 	m := newMachine(t, p)
-	m.CopyFile(t, flow, "/opt/flow", 0o755)
 	m.Run(t, "ip", "addr", "add", "2001:db8:1::2/64", "dev", "eth0", "nodad")
 	m.Run(t, "ip", "route", "add", "default", "via", uplink6)
 	f := &flowing{machine: m}
@@ -52,8 +51,7 @@ func newFlowing(t *testing.T, p programs, flow string) *flowing {
 // connect starts the app, and its session.
 func (f *flowing) connect() {
 	f.t.Helper()
-	f.app = f.Start(f.t, container.Command{Argv: []string{"/opt/flow"}, User: container.Alice})
-	f.app.Await(f.t, "session /")
+	f.app = f.client("flow", "messages")
 	if _, err := fmt.Sscanf(f.app.Output(), "session %s %s", &f.session, &f.config); err != nil {
 		f.t.Fatal(err)
 	}
@@ -147,7 +145,7 @@ func (f *flowing) requireSame() {
 	if out != "s \"connected\"\n" {
 		f.t.Errorf("state %s", out)
 	}
-	for _, bad := range []string{"told ", "over: ", "channel ended"} {
+	for _, bad := range []string{"message ", "over: ", "channel ended"} {
 		if strings.Contains(f.app.Output(), bad) {
 			f.t.Errorf("the app: %s", f.app.Output())
 		}
@@ -261,10 +259,9 @@ func TestRestart(t *testing.T) {
 		daemon: container.Build(t, "./cmd/vpnproviderd"),
 		client: container.Build(t, "./test/container/testclient"),
 	}
-	flow := container.Build(t, "./test/container/flow")
-	t.Run("session goes on", func(t *testing.T) { testGoesOn(t, newFlowing(t, p, flow)) })
-	t.Run("app dies meanwhile", func(t *testing.T) { testAppDiesMeanwhile(t, newFlowing(t, p, flow)) })
-	t.Run("polkit hangs", func(t *testing.T) { testWatchdog(t, newFlowing(t, p, flow)) })
+	t.Run("session goes on", func(t *testing.T) { testGoesOn(t, newFlowing(t, p)) })
+	t.Run("app dies meanwhile", func(t *testing.T) { testAppDiesMeanwhile(t, newFlowing(t, p)) })
+	t.Run("polkit hangs", func(t *testing.T) { testWatchdog(t, newFlowing(t, p)) })
 }
 
 const (
@@ -291,7 +288,7 @@ func testGoesOn(t *testing.T, f *flowing) {
 	}
 
 	f.Run(t, "systemctl", "stop", "vpnproviderd")
-	f.app.Await(t, `told disconnected "shutdown"`)
+	f.app.Await(t, `message disconnected "shutdown"`)
 	f.requireNothing()
 	if out := f.Run(t, "sh", "-c", "systemctl show --property=ActiveState,NFileDescriptorStore,Result vpnproviderd | sort; nft list tables"); out != "ActiveState=inactive\nNFileDescriptorStore=0\nResult=success\n" {
 		t.Errorf("after the stop:\n%s", out)
@@ -346,16 +343,17 @@ func testAppDiesMeanwhile(t *testing.T, f *flowing) {
 	t.Helper()
 	f.WriteFile(t, "/run/systemd/system/vpnproviderd.service.d/slow.conf", "[Service]\nRestartSec=2s\n", 0o644)
 	f.Run(t, "systemctl", "daemon-reload")
-	f.Run(t, "sh", "-c", kill+"; pkill -KILL -x flow")
+	f.Run(t, "sh", "-c", kill+"; pkill -KILL -x testclient")
 	f.requireCovered("while the daemon is away")
 	f.requireNothing()
-	out := f.RunAs(t, container.Alice, "busctl", "get-property", "org.vpnprovider1", f.config, "org.vpnprovider1.Config", "State", "FailureReason")
-	if out != "s \"failed\"\ns \"provider gone\"\n" {
-		t.Errorf("the config is %s", out)
-	}
-	if out := f.Run(t, "systemctl", "show", "-P", "NFileDescriptorStore", "vpnproviderd"); out != "2\n" {
-		t.Errorf("%s descriptors are kept", out)
-	}
+	harness.Eventually(t, harness.Timeout, "the session has failed, and nothing of it is kept", func() error {
+		config := f.RunAs(t, container.Alice, "busctl", "get-property", "org.vpnprovider1", f.config, "org.vpnprovider1.Config", "State", "FailureReason")
+		kept := f.Run(t, "systemctl", "show", "-P", "NFileDescriptorStore", "vpnproviderd")
+		if config != "s \"failed\"\ns \"provider gone\"\n" || kept != "2\n" {
+			return fmt.Errorf("the config is %s, %s descriptors are kept", config, kept)
+		}
+		return nil
+	})
 	// And there can be another one, which goes on before its parameters, too.
 	f.connect()
 	pid := f.pid()
@@ -370,7 +368,7 @@ func testAppDiesMeanwhile(t *testing.T, f *flowing) {
 // for a daemon that hangs.
 func testWatchdog(t *testing.T, f *flowing) {
 	t.Helper()
-	f.WriteFile(t, "/run/systemd/system/vpnproviderd.service.d/watchdog.conf", "[Service]\nWatchdogSec=1s\n", 0o644)
+	f.WriteFile(t, "/run/systemd/system/vpnproviderd.service.d/watchdog.conf", "[Service]\nWatchdogSec=3s\n", 0o644)
 	f.Run(t, "systemctl", "daemon-reload")
 	f.Run(t, "sh", "-c", restart)
 	f.requireFlow()

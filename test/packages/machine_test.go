@@ -104,14 +104,14 @@ func (m machine) reconnect() {
 		}
 		return nil
 	})
-	m.alice("ping -c1 -W5 198.18.0.1")
+	m.alice("ping -c1 -W20 198.18.0.1")
 }
 
 // goesOn checks that the app's session is what it was, and that the app was told
 // nothing of it.
 func (m machine) goesOn(messages *container.Process) {
 	m.t.Helper()
-	m.alice("ping -c3 -W5 198.18.0.1")
+	m.alice("ping -c3 -W20 198.18.0.1")
 	m.expect("1", "busctl --json=short call org.vpnprovider1 /org/vpnprovider1 org.vpnprovider1.Manager ListSessions | grep -o '/session/[0-9]*' | cut -d/ -f3")
 	if out := messages.Output(); strings.Contains(out, "PlatformMessage") {
 		m.t.Errorf("the app was told\n%s", out)

@@ -10,16 +10,16 @@ import (
 var answer = [4]byte{10, 8, 8, 8}
 
 // serveDNS answers the questions that come through the tunnel, until it ends.
-func serveDNS(channel io.ReadWriter) {
+func serveDNS(channel io.ReadWriter) error {
 	packet := make([]byte, 65536)
 	for {
 		n, err := channel.Read(packet)
 		if err != nil {
-			return
+			return err
 		}
 		if reply := replyTo(packet[:n]); reply != nil {
 			if _, err := channel.Write(reply); err != nil {
-				return
+				return err
 			}
 		}
 	}
