@@ -203,33 +203,46 @@ func (s *screen) open(want ...string) []desktop.Word {
 	s.t.Helper()
 	before := s.Settled(s.t, nil)
 	s.Click(s.t, s.icon())
-	s.shown = s.Settled(s.t, before)
-	return s.read(below(), want...)
+	return s.read(before, below(), want...)
 }
 
-// read wants words, in any order, in a part of what was looked at last.
-func (s *screen) read(part image.Rectangle, want ...string) []desktop.Word {
+// read waits until the screen shows something else than before, and has words, in
+// any order, in a part of it: a menu may be drawn piece by piece.
+func (s *screen) read(before *image.RGBA, part image.Rectangle, want ...string) (words []desktop.Word) {
 	s.t.Helper()
-	words := desktop.Read(s.t, s.shown, part)
-	for _, text := range want {
-		for word := range strings.FieldsSeq(text) {
-			s.find(words, word)
+	harness.Eventually(s.t, harness.Timeout, "the words are on the screen", func() error {
+		s.shown = s.Settled(s.t, before)
+		words = desktop.Read(s.t, s.shown, part)
+		for word := range strings.FieldsSeq(strings.Join(want, " ")) {
+			if _, err := s.where(words, word); err != nil {
+				return err
+			}
 		}
-	}
+		return nil
+	})
 	return words
 }
 
-// find is where a word is on the screen.
-func (s *screen) find(words []desktop.Word, text string) image.Point {
+// where a word is on the screen.
+func (s *screen) where(words []desktop.Word, text string) (image.Point, error) {
 	s.t.Helper()
 	for _, w := range words {
 		if strings.Trim(w.Text, ":.…,") == text {
-			return w.At.Min.Add(w.At.Max).Div(2)
+			return w.At.Min.Add(w.At.Max).Div(2), nil
 		}
 	}
 	desktop.Save(s.t, s.shown, filepath.Join(os.TempDir(), "vpn-tray-failed.png"))
-	s.t.Fatalf("%q is not to be read on the screen, but %v is (see vpn-tray-failed.png)", text, words)
-	return image.Point{}
+	return image.Point{}, fmt.Errorf("%q is not to be read on the screen, but %v is (see vpn-tray-failed.png)", text, words)
+}
+
+// find is where, for what must be there.
+func (s *screen) find(words []desktop.Word, text string) image.Point {
+	s.t.Helper()
+	at, err := s.where(words, text)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return at
 }
 
 // picture keeps a part of what was looked at last for the documentation.
@@ -290,8 +303,7 @@ func (s *screen) submenu(words []desktop.Word) {
 	s.t.Helper()
 	add := s.find(words, "Add")
 	s.Point(s.t, add)
-	s.shown = s.Settled(s.t, s.shown)
-	s.read(image.Rect(0, panelHeight, add.X-50, height), "Corporate Private") // left of the menu itself
+	s.read(s.shown, image.Rect(0, panelHeight, add.X-50, height), "Corporate Private") // left of the menu itself
 }
 
 // notification waits until a text, and no other, can be read on the screen.

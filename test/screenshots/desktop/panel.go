@@ -1,5 +1,6 @@
 // Package desktop has what tests of vpn-tray need of a desktop: stand-ins for
-// the panel and the notification server, by what they say on the session bus.
+// the panel and the notification server, by what they say on the session bus; and
+// GNOME, for who wants to look.
 package desktop
 
 import (
