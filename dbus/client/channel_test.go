@@ -227,9 +227,6 @@ func sendEmpty(f *os.File) error {
 }
 
 func TestChannelAllocatesNothing(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates")
-	}
 	_, _, ch, daemon := openChannel(t)
 	bufs, sizes := buffers(16, 2048)
 	packets := [][]byte{numbered(1), numbered(2), numbered(3)}
@@ -372,9 +369,6 @@ func TestRelay(t *testing.T) {
 }
 
 func TestRelayAllocatesNothing(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates")
-	}
 	_, _, ch, daemon := openChannel(t)
 	tool, ours := socketpair(t, unix.SOCK_DGRAM)
 	ctx, cancel := context.WithCancel(t.Context())

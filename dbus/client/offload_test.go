@@ -259,9 +259,6 @@ func TestOffloadChannelEnds(t *testing.T) {
 }
 
 func TestOffloadChannelAllocatesNothing(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates")
-	}
 	ch, daemon := offloadChannel(t)
 	bufs, sizes := buffers(64, 2048)
 	packets := append(segments(there4, here4, 40, 1400), tuntest.Echo(there4.Addr(), here4.Addr(), 1, 1, nil))
