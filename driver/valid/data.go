@@ -55,6 +55,8 @@ func sizeOf(value any) (n int) {
 			n += each + len(entry)
 		}
 		return n
+	case []bool:
+		return 4 * len(v) // as in a message
 	}
 	t := reflect.TypeOf(value)
 	if t.Kind() == reflect.Slice {
