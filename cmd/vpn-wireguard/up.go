@@ -24,7 +24,7 @@ func (c *cli) up() *cobra.Command {
 		Long: `Connect, and stay in the foreground until it is disconnected: with Ctrl-C, or
 'vpn-wireguard down', or in any user interface. What is printed are the states.
 
-A FILE need not be imported, but no other user may be able to read it. If
+A FILE need not be imported, but must not be readable for everybody. If
 another vpn-wireguard of yours serves already, it makes the connection.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeName,

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -19,7 +20,16 @@ type Starter struct{ session *godbus.Conn }
 // DialStarter connects to the session bus, whose address is in the
 // environment. ctx bounds the whole life of the connection.
 func DialStarter(ctx context.Context) (*Starter, error) {
-	session, err := godbus.ConnectSessionBus(godbus.WithContext(ctx))
+	// Where there is none, godbus is not to start one: nobody else would be on it.
+	session, err := godbus.SessionBusPrivateNoAutoStartup(godbus.WithContext(ctx))
+	if err == nil {
+		if err = session.Auth(nil); err == nil {
+			err = session.Hello()
+		}
+		if err != nil {
+			err = errors.Join(err, session.Close())
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to the session bus: %w", err)
 	}

@@ -12,10 +12,11 @@ import (
 // a terminal as a command, and nothing breaks the line.
 func Clean(text string) string { return strings.Map(visible, text) }
 
-// CleanLines is Clean for what may have several lines.
+// CleanLines is Clean for what may have several lines, and tabs.
 func CleanLines(text string) string {
 	return strings.Map(func(r rune) rune {
-		if r == '\n' {
+		switch r {
+		case '\n', '\t':
 			return r
 		}
 		return visible(r)
