@@ -61,11 +61,12 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 # The same tests with large numbers, for hours. Each part is one test, and can be
 # run alone: make soak PARTS="kills cycles". The figures of all parts that were run
 # since `make clean` stand in the table at the end.
-PARTS    ?= clients kills transitions updates cycles calls floods integrity rekey fuzz
+PARTS    ?= clients healing kills transitions updates cycles calls floods integrity rekey fuzz
 SOAKTIME ?= 10m
 soaked    = $(abspath $(BIN))/soak.txt
 soak_test = CI=1 SOAK=1 SOAK_TABLE=$(soaked) $(GO) test -v -count=1 -timeout=12h
 soak-clients: tests = TestClientDies
+soak-healing: tests = TestAttackFlush|TestForeignDeletion
 soak-kills: tests = TestDaemonKilled
 soak-transitions: tests = TestTransitions|TestLockdownTransitions
 soak-updates: tests = TestUpdates
@@ -81,7 +82,7 @@ soak: deps ## hours of the tests with large numbers (as root; PARTS="kills cycle
 		echo; column -t -s "$$(printf '\t')" $(soaked); echo; \
 		if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
-soak-clients soak-kills soak-transitions soak-updates soak-cycles soak-calls soak-floods soak-integrity:
+soak-clients soak-healing soak-kills soak-transitions soak-updates soak-cycles soak-calls soak-floods soak-integrity:
 	$(soak_test) -run '^($(tests))$$' ./test/system
 
 soak-rekey:
