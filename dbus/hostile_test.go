@@ -2,6 +2,7 @@ package dbus_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"testing"
 
@@ -43,12 +44,13 @@ func TestHostileAnswers(t *testing.T) {
 	if _, err := p.Write(register); err != nil {
 		t.Fatal(err)
 	}
+	if err := awaitReply(p, 2); err != nil {
+		t.Fatal(err)
+	}
 	ended := make(chan error)
 	go func() { ended <- answerPings(t, p) }()
 	var config godbus.ObjectPath
-	harness.Eventually(t, harness.Timeout, "the provider has registered", func() error {
-		return root.manager("CreateConfig", app, "Work", dict{}).Store(&config)
-	})
+	root.must(root.manager("CreateConfig", app, "Work", dict{}), &config)
 	root.must(root.config(config, "Connect", dict{}))
 	for range 5 * 128 { // it waits where 256 are not answered
 		if err := b.Tunnel().Events.Packet([]byte{1}); err != nil {
@@ -59,6 +61,23 @@ func TestHostileAnswers(t *testing.T) {
 	p.Close()
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("the bus ended the connection: %v", err)
+	}
+}
+
+// awaitReply reads up to the answer to the call with that number.
+func awaitReply(conn *net.UnixConn, serial uint32) error {
+	for {
+		m, err := godbus.DecodeMessage(conn)
+		if err != nil {
+			return err
+		}
+		if m.Headers[godbus.FieldReplySerial].Value() != serial {
+			continue
+		}
+		if m.Type == godbus.TypeError {
+			return fmt.Errorf("refused: %v", m.Body)
+		}
+		return nil
 	}
 }
 
