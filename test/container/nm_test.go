@@ -60,6 +60,9 @@ func TestNetworkManager(t *testing.T) {
 			part.test(t, d)
 			d.alice("vpnctl disconnect")
 			d.requireNetwork(idle)
+			// NetworkManager refuses to activate what it still shows.
+			d.awaitNotActive("work")
+			d.awaitNotActive("home")
 		})
 		d.t = t
 		if !ok {
@@ -140,6 +143,12 @@ func testNMUpAndDown(t *testing.T, d *desktop) {
 		}
 		return nil
 	})
+	for range 3 {
+		d.must(container.Alice, "nmcli connection up work; nmcli connection down work && nmcli connection up work")
+		d.awaitState("work", "connected")
+		d.must(container.Alice, "nmcli connection down work")
+	}
+	d.awaitState("work", "idle")
 }
 
 // testNMTouchesNothing: with and without NetworkManager, the tunnel is the

@@ -129,7 +129,7 @@ func (m *Menu) appeared(ctx context.Context, e *entry, a nm.Active) {
 	switch {
 	case a.State == nm.Deactivating:
 		e.link.ending = true
-	case e.config.State.Active():
+	case e.config.State.Active() && e.config.Session != e.ending:
 	case up:
 		e.link.seen = true // and the session has ended since
 	default:
@@ -177,7 +177,7 @@ func (m *Menu) connect(ctx context.Context, e *entry) {
 	if e.asking {
 		return
 	}
-	e.asking, e.ending, e.failed = true, "", ""
+	e.asking, e.failed = true, ""
 	config := e.config.Path
 	m.work.Go(func() {
 		err := m.configs.Connect(ctx, config)

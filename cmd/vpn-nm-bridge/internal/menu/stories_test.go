@@ -24,6 +24,21 @@ func TestStories(t *testing.T) {
 			w.state(client.StateIdle)
 			w.expect()
 		},
+		"off and on again at once": func(w *world) {
+			path := w.connected()
+			w.over(path, nm.UserDisconnected)
+			w.expect("disconnect 7")
+			path = w.wish() // before vpnproviderd has said anything
+			w.expect("connect 7")
+			w.state(client.StateDisconnecting)
+			w.state(client.StateIdle)
+			w.expect()
+			w.newSession()
+			w.state(client.StateConnecting)
+			w.vpn(path, nm.VPNConnecting)
+			w.state(client.StateConnected)
+			w.expect(fmt.Sprintf("tell %s connected", path))
+		},
 		"elsewhere": func(w *world) {
 			w.newSession()
 			w.state(client.StateConnecting)
