@@ -9,8 +9,6 @@ import (
 	"os/user"
 	"time"
 
-	godbus "github.com/godbus/dbus/v5"
-
 	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-nm-bridge/internal/menu"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-nm-bridge/internal/nm"
@@ -114,16 +112,11 @@ func serve(ctx context.Context, opts options, log *slog.Logger) error {
 	if err := plugin.DropRoot(plugin.User); err != nil {
 		return err
 	}
-	o := godbus.WithSignalHandler(godbus.NewSequentialSignalHandler())
-	var conn *godbus.Conn
-	var err error
-	if opts.bus == "" {
-		conn, err = godbus.ConnectSystemBus(o)
-	} else {
-		conn, err = godbus.Connect(opts.bus, o)
-	}
+	dialed, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	conn, err := plugin.Dial(dialed, opts.bus)
 	if err != nil {
-		return fmt.Errorf("cannot reach the bus: %w", err)
+		return err
 	}
 	return plugin.Run(ctx, conn, opts.busName, log)
 }

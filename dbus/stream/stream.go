@@ -38,13 +38,16 @@ const (
 type Options struct {
 	// Call takes each method call, and owns what it is given. message is nil
 	// where the call is longer than Longest; then its body was not kept, nor its
-	// descriptors. nil: godbus answers calls that have no arguments, others are
-	// dropped.
+	// descriptors. nil: godbus answers calls that have no arguments, and those
+	// that Trusted says it may decode; others are dropped.
 	Call func(h Header, message []byte, fds []int)
 
 	// Longest is how many bytes a call may have, its body and header fields
 	// together. Call needs it.
 	Longest func(h Header) int
+
+	// Trusted says whether godbus may decode a call with arguments. nil: none.
+	Trusted func(h Header) bool
 
 	// Signal says whether godbus may decode a signal that is not from the bus
 	// itself: because of its sender, or because of a signature that can be
@@ -216,7 +219,7 @@ func (s *Stream) keeps(h Header) bool {
 		if s.options.Call != nil {
 			return h.body+h.fields <= s.options.Longest(h)
 		}
-		return h.plain && h.body == 0
+		return h.plain && (h.body == 0 || s.options.Trusted != nil && s.options.Trusted(h))
 	case godbus.TypeMethodReply, godbus.TypeError:
 		return !h.ours() || s.reads(h.replySerial)
 	case godbus.TypeSignal:

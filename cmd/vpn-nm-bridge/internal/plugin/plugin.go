@@ -20,6 +20,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-nm-bridge/internal/nm"
+	"github.com/vpnprovider/vpnproviderd/dbus/stream"
 )
 
 // UIDKey is the key of a profile's data that says whose bridge speaks for it.
@@ -63,9 +64,25 @@ type tale struct {
 	reason string
 }
 
+// Dial connects to the bus at an address; "" is the system bus. What strangers
+// send is not decoded. ctx bounds Dial alone.
+func Dial(ctx context.Context, address string) (*godbus.Conn, error) {
+	s := stream.New(stream.Options{
+		Trusted: func(stream.Header) bool { return true }, // the bus policy lets root alone call
+		Signal: func(h stream.Header) bool {
+			return h.Interface == nm.TellInterface && h.Member == nm.TellMember && h.Signature == "ss"
+		},
+	})
+	conn, err := s.Open(ctx, address, godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the bus: %w", err)
+	}
+	return conn, nil
+}
+
 // Run is the plugin under a bus name, until NetworkManager or the user's
 // bridge ends the connection, NetworkManager leaves the bus, or ctx is done.
-// It closes conn, which must hand out signals in order.
+// It closes conn, which is one of Dial's.
 func Run(ctx context.Context, conn *godbus.Conn, name string, log *slog.Logger) error {
 	defer conn.Close()
 	p := &plugin{conn: conn, log: log, over: make(chan struct{}), early: make(map[uint32]tale)}

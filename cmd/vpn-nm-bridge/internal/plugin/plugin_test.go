@@ -14,6 +14,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-nm-bridge/internal/nm"
+	"github.com/vpnprovider/vpnproviderd/dbus/stream/streamtest"
 	"github.com/vpnprovider/vpnproviderd/test/harness"
 )
 
@@ -43,7 +44,7 @@ func newDesk(t *testing.T) *desk {
 	}
 	d.signals = make(chan *godbus.Signal, 16)
 	d.manager.Signal(d.signals)
-	conn, err := godbus.Connect(d.bus.Address, godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
+	conn, err := Dial(t.Context(), d.bus.Address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,6 +189,15 @@ func TestForged(t *testing.T) {
 	d.tell(others, nm.Failed)
 	d.tell(others, nm.Lost)
 	d.tell(mine, nm.Connected)
+	d.expectShadow()
+}
+
+// TestHostileSignals: a stranger's signal, whatever it is, ends nothing.
+func TestHostileSignals(t *testing.T) {
+	d := newDesk(t)
+	d.connect()
+	streamtest.Signals(t, d.bus.DialRaw(t, other), name)
+	d.tell(d.bridge(owner), nm.Connected)
 	d.expectShadow()
 }
 
