@@ -36,18 +36,11 @@ type cli struct {
 // run is the whole program. It returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c := &cli{stdout: stdout, stderr: stderr}
-	root := c.root()
-	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
-	if err != nil && !c.started {
-		err = &ui.Error{Code: ui.ExitUsage, Err: err, Hint: "see: vpn-wireguard --help"}
-	}
-	return ui.Program{
+	p := ui.Program{
 		Name: "vpn-wireguard", NotFound: hintList,
 		NotAuthorized: "try it in a session at this machine's screen, or ask its administrator",
-	}.Report(ctx, stderr, err)
+	}
+	return p.Run(ctx, c.root(), &c.started, args, stdout, stderr)
 }
 
 func (c *cli) root() *cobra.Command {
@@ -65,11 +58,8 @@ configuration, 130 interrupted.`,
 		Example: `  vpn-wireguard import work.conf
   vpn-wireguard up work
   vpn-wireguard status`,
-		Version:       version,
-		SilenceErrors: true,
-		SilenceUsage:  true,
+		Version: version,
 	}
-	root.SetVersionTemplate("vpn-wireguard {{.Version}}\n")
 	root.PersistentFlags().StringVar(&c.bus, "bus", "", "D-Bus `ADDRESS` instead of the system bus")
 	root.AddCommand(c.up(), c.down(), c.status(), c.serve(), c.list(), c.imports(), c.remove())
 	return root

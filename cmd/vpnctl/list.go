@@ -16,8 +16,7 @@ func (c *cli) list() *cobra.Command {
 		Short: "List the configs",
 		Example: `  vpnctl list
   vpnctl list --json | jq -r '.[].name'`,
-		Args:              cobra.NoArgs,
-		ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cobra.NoArgs,
 		RunE: c.do(readLimit, func(ctx context.Context, d *client.Client, _ []string) error {
 			all, err := configs(ctx, d)
 			if err != nil {

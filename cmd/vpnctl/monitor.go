@@ -22,8 +22,7 @@ func (c *cli) monitor() *cobra.Command {
 that is known of the config or session.`,
 		Example: `  vpnctl monitor
   vpnctl monitor --json | jq --unbuffered -r 'select(.config) | .config.state'`,
-		Args:              cobra.NoArgs,
-		ValidArgsFunction: cobra.NoFileCompletions,
+		Args: cobra.NoArgs,
 		RunE: c.do(0, func(ctx context.Context, d *client.Client, _ []string) error {
 			changes, err := d.Watch(ctx)
 			if err != nil {

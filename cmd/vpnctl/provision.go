@@ -20,8 +20,6 @@ func (c *cli) provision() *cobra.Command {
 		Long: `Check the files with which an administrator gives users configs:
 /etc/vpnprovider/configs.d/*.toml, see vpnproviderd.toml(5).`,
 		Example: `  vpnctl provision check /etc/vpnprovider/configs.d/*.toml`,
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.AddCommand(&cobra.Command{

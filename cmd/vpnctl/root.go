@@ -29,15 +29,8 @@ type cli struct {
 // run is the whole program. It returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c := &cli{out: newPrinter(stdout), stderr: stderr}
-	root := c.root()
-	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
-	if err != nil && !c.started {
-		err = usage(err)
-	}
-	return ui.Program{Name: "vpnctl", NotFound: hintList, NotAuthorized: hintNotAuthorized}.Report(ctx, stderr, err)
+	p := ui.Program{Name: "vpnctl", NotFound: hintList, NotAuthorized: hintNotAuthorized}
+	return p.Run(ctx, c.root(), &c.started, args, stdout, stderr)
 }
 
 func (c *cli) root() *cobra.Command {
@@ -56,11 +49,8 @@ failed, 5 disconnecting failed, 7 removing failed, 8 the daemon is not running,
   vpnctl connect Work
   vpnctl status
   vpnctl disconnect`,
-		Version:       version,
-		SilenceErrors: true,
-		SilenceUsage:  true,
+		Version: version,
 	}
-	root.SetVersionTemplate("vpnctl {{.Version}}\n")
 	root.PersistentFlags().StringVar(&c.bus, "bus", "", "D-Bus `ADDRESS` instead of the system bus")
 	root.AddCommand(c.list(), c.show(), c.create(), c.connect(), c.disconnect(), c.remove(), c.status(), c.monitor(),
 		c.forget(), c.add(), c.configure(), c.dns(), c.explain(), c.health(), c.lockdown(), c.unlock(),

@@ -257,7 +257,11 @@ func TestUsage(t *testing.T) {
 		{"connect", "--wait", "soon", "x"},
 	} {
 		_, errs := b.run(2, args...)
-		contains(t, errs, "vpnctl: ", "see: vpnctl --help")
+		about := " " + args[0]
+		if args[0] == "nonsense" {
+			about = "" // there is no such command
+		}
+		contains(t, errs, "vpnctl: ", "see: vpnctl"+about+" --help")
 	}
 	out, _ := b.run(0, "--version")
 	contains(t, out, "vpnctl ")
