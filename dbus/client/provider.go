@@ -383,6 +383,7 @@ func (p *Provider) recover() error {
 			if err == nil {
 				continue // unless it changed again meanwhile, done
 			}
+			deadline.Reset(p.c.grace) // it was there until now
 		}
 		select {
 		case <-p.kick:
@@ -394,10 +395,14 @@ func (p *Provider) recover() error {
 	}
 }
 
+// registerTime bounds what a daemon that is back may take. A call that came
+// before, and waits for the resolver or for polkit, may hold it up.
+const registerTime = time.Minute
+
 // reregister registers again. Sessions that did not survive end; one that began
 // when the earlier daemon could not tell it any more is told now.
 func (p *Provider) reregister() error {
-	ctx, cancel := context.WithTimeout(context.Background(), p.c.grace)
+	ctx, cancel := context.WithTimeout(context.Background(), registerTime)
 	defer cancel()
 	if err := p.register(ctx, p.options); err != nil {
 		return err

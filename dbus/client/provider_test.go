@@ -296,6 +296,21 @@ func TestCallsOfASessionWaitForTheDaemon(t *testing.T) {
 	}
 }
 
+// A daemon that is back is waited for while it is held up.
+func TestDaemonIsHeldUp(t *testing.T) {
+	f := newFixture(t, client.WithGrace(time.Second))
+	s := f.connect(t)
+	f.service.Stop()
+	f.service.Delay("Manager.RegisterProvider", 2*time.Second)
+	f.service.Restart(f.address)
+	time.Sleep(3 * time.Second)
+	f.service.Message(s.Path(), wire.MessageLinkDown, "")
+	equal(t, take(t, s.Messages()), client.Message{Kind: client.MessageLinkDown})
+	if err := f.provider.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDaemonStaysAway(t *testing.T) {
 	f := newFixture(t, client.WithGrace(100*time.Millisecond))
 	s := f.connect(t)

@@ -73,8 +73,8 @@ func TestStop(t *testing.T) {
 		if state != wire.StateIdle {
 			session = v.reach(state)
 		}
-		v.provider.arrived()
-		v.ui.arrived()
+		v.provider.trace()
+		v.ui.trace()
 		v.daemon.Stop(t)
 		v.Host.RequireSnapshot(t, v.before, resolvConf)
 		if session != "" {

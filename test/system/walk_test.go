@@ -142,8 +142,8 @@ func (w *walk) check() {
 			w.t.Fatalf("%d packets in clear:\n%v", n, w.look(w.t).text)
 		}
 	}
-	w.provider.arrived()
-	w.ui.arrived()
+	w.provider.trace()
+	w.ui.trace()
 }
 
 // Many things that user and provider may do, in an order that chance makes,

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
@@ -27,6 +28,7 @@ type Service struct {
 	providers map[string]*provider
 	members   map[string]bool // connections that called us
 	faults    map[string]*godbus.Error
+	delays    map[string]time.Duration
 	protected []uint64 // inodes of protected sockets
 	acks      []string
 	features  []string
@@ -65,6 +67,7 @@ func Start(t testing.TB, address string) *Service {
 		sessions:  make(map[godbus.ObjectPath]*session),
 		providers: make(map[string]*provider),
 		faults:    make(map[string]*godbus.Error),
+		delays:    make(map[string]time.Duration),
 		features:  []string{"packet"},
 	}
 	s.Restart(address)
@@ -131,6 +134,14 @@ func (s *Service) Fail(method, name, message string) {
 	}
 }
 
+// Delay lets every call of a method wait from now on, as a daemon does that is
+// held up.
+func (s *Service) Delay(method string, d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delays[method] = d
+}
+
 // SetFeatures makes the service a daemon with these features, of which "offload"
 // is one that it has.
 func (s *Service) SetFeatures(features ...string) {
@@ -161,6 +172,11 @@ func (s *Service) Member(app string) string {
 // that was ordered.
 func (s *Service) enter(sender godbus.Sender, method string) *godbus.Error {
 	s.mu.Lock()
+	if d := s.delays[method]; d > 0 {
+		s.mu.Unlock()
+		time.Sleep(d)
+		s.mu.Lock()
+	}
 	s.members[string(sender)] = true
 	return s.faults[method]
 }
