@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/commands"
 	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 )
 
@@ -40,7 +41,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Name: "vpn-wireguard", NotFound: hintList,
 		NotAuthorized: "try it in a session at this machine's screen, or ask its administrator",
 	}
-	return p.Run(ctx, c.root(), &c.started, args, stdout, stderr)
+	return commands.Run(ctx, p, c.root(), &c.started, args, stdout, stderr)
 }
 
 func (c *cli) root() *cobra.Command {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/commands"
 	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
@@ -30,7 +31,7 @@ type cli struct {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c := &cli{out: newPrinter(stdout), stderr: stderr}
 	p := ui.Program{Name: "vpnctl", NotFound: hintList, NotAuthorized: hintNotAuthorized}
-	return p.Run(ctx, c.root(), &c.started, args, stdout, stderr)
+	return commands.Run(ctx, p, c.root(), &c.started, args, stdout, stderr)
 }
 
 func (c *cli) root() *cobra.Command {

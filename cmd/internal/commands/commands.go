@@ -1,4 +1,5 @@
-package ui
+// Package commands is what command lines of several commands have in common.
+package commands
 
 import (
 	"context"
@@ -7,11 +8,13 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 )
 
 // Run runs a command line of commands and returns the exit code. Errors before
 // a command began, which it says by itself, are those of wrong use.
-func (p Program) Run(ctx context.Context, root *cobra.Command, began *bool, args []string, stdout, stderr io.Writer) int {
+func Run(ctx context.Context, p ui.Program, root *cobra.Command, began *bool, args []string, stdout, stderr io.Writer) int {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetVersionTemplate(p.Name + " {{.Version}}\n")
 	root.SetArgs(args)
@@ -21,7 +24,7 @@ func (p Program) Run(ctx context.Context, root *cobra.Command, began *bool, args
 	prepare(root)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !*began {
-		err = &Error{Code: ExitUsage, Err: err, Hint: "see: " + cmd.CommandPath() + " --help"}
+		err = &ui.Error{Code: ui.ExitUsage, Err: err, Hint: "see: " + cmd.CommandPath() + " --help"}
 	}
 	return p.Report(ctx, stderr, err)
 }

@@ -1,4 +1,4 @@
-package ui_test
+package commands_test
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/commands"
 	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 )
 
@@ -24,7 +25,7 @@ func commandLine(t *testing.T, args ...string) (code int, stdout, stderr string)
 	group.AddCommand(&cobra.Command{Use: "one NAME", Short: "a command", Args: cobra.ExactArgs(1), RunE: act})
 	root.AddCommand(group, &cobra.Command{Use: "read FILE", Short: "a command", Args: cobra.ExactArgs(1), RunE: act})
 	var out, err bytes.Buffer
-	code = ui.Program{Name: "program"}.Run(t.Context(), root, &began, args, &out, &err)
+	code = commands.Run(t.Context(), ui.Program{Name: "program"}, root, &began, args, &out, &err)
 	return code, out.String(), err.String()
 }
 
