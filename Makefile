@@ -27,7 +27,7 @@ complete = $(filter vpnctl vpn-wireguard,$(programs))
 tool    = $(GO) tool -modfile=test/tools/go.mod
 
 .DEFAULT_GOAL := build
-.PHONY: help build deps test lint fmt fuzz soak bench bench-quick demo install deb rpm dist clean
+.PHONY: help build deps test lint fmt fuzz soak bench bench-quick demo install uninstall deb rpm dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -140,6 +140,12 @@ install: build ## below DESTDIR and PREFIX (/usr)
 		$(BIN)/host/$$program completion zsh >$(root)/$(ZSHDIR)/_$$program && \
 		$(BIN)/host/$$program completion fish >$(root)/share/fish/vendor_completions.d/$$program.fish || exit; \
 	done
+
+# Every file that install would put there, and none of the administrator's.
+uninstall: ## take them away again, with the same DESTDIR and PREFIX
+	@set -e; files=$$(mktemp -d); trap 'rm -rf "$$files"' EXIT; \
+	$(MAKE) --no-print-directory install DESTDIR="$$files" >/dev/null; \
+	cd "$$files"; find . ! -type d | while read -r file; do rm -fv "$(abspath $(DESTDIR)/)/$${file#./}"; done
 
 # Packages hold what install installs: docs/packages.md.
 deb: ZSHDIR = share/zsh/vendor-completions

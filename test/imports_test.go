@@ -96,7 +96,7 @@ func TestImportsRunOneWay(t *testing.T) {
 		{"tun", []string{"tun/vnet"}},
 		{"dbus/client", []string{"dbus/stream", "dbus/wire", "driver/params", "tun/vnet"}},
 		{"dbus", []string{"dbus/stream", "dbus/wire", "driver", "driver/params", "driver/valid", "routing"}},
-		{"cmd/vpnctl", []string{"cmd/internal/ui", "dbus/client", "dbus/stream", "dbus/wire", "driver/params", "driver/platform", "driver/valid", "tun/vnet"}},
+		{"cmd/vpnctl", []string{"cmd/internal/commands", "cmd/internal/ui", "dbus/client", "dbus/stream", "dbus/wire", "driver/params", "driver/platform", "driver/valid", "tun/vnet"}},
 	} {
 		p := find(t, ours, rule.pkg)
 		for _, dep := range p.Deps {

@@ -20,12 +20,16 @@ import (
 func TestDesktop(t *testing.T) {
 	harness.Require(t, "systemd-nspawn", "mmdebstrap", "make")
 	installed := filepath.Join(harness.TempDir(t), "installed")
-	makeInstall(t, installed)
+	install(t, "install", installed)
 	mirror := container.Build(t, "./docs/examples/mirror")
 	m := startBare(t, container.Options{})
 	m.Run(t, "resolvectl", "dns", "eth0", lanDNS)
 	if out, err := exec.Command("cp", "-a", installed+"/.", m.Root()+"/").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
+	}
+	install(t, "uninstall", installed)
+	if out, err := exec.Command("find", installed, "!", "-type", "d").CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("after make uninstall: %v\n%s", err, out)
 	}
 	m.settle()
 	m.CopyFile(t, mirror, "/opt/mirror", 0o755)
@@ -44,9 +48,10 @@ func TestDesktop(t *testing.T) {
 	}
 }
 
-func makeInstall(t *testing.T, to string) {
+// install makes a target that puts files below a folder, or takes them away.
+func install(t *testing.T, target, to string) {
 	t.Helper()
-	cmd := exec.Command("make", "install", "DESTDIR="+to, "BIN="+filepath.Join(harness.TempDir(t), "bin"))
+	cmd := exec.Command("make", target, "DESTDIR="+to, "BIN="+filepath.Join(harness.TempDir(t), "bin"))
 	cmd.Dir = harness.ModuleRoot(t)
 	for _, v := range os.Environ() {
 		// A make that runs this test is no business of the one that it runs.
@@ -55,7 +60,7 @@ func makeInstall(t *testing.T, to string) {
 		}
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("make install: %v\n%s", err, out)
+		t.Fatalf("make %s: %v\n%s", target, err, out)
 	}
 }
 
