@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
@@ -43,6 +44,10 @@ const (
 // failureConnect is the kind of failure that is neither a wrong password nor a
 // wrong configuration.
 const failureConnect uint32 = 1
+
+// answerTime is how long godbus may take to send what a method has returned. It
+// does not tell when it has.
+const answerTime = time.Second
 
 // plugin is one connection. mu is held while it speaks, so that its signals
 // are in order.
@@ -161,7 +166,10 @@ func (p *plugin) disconnect() *godbus.Error {
 	defer p.mu.Unlock()
 	p.say("StateChanged", stateStopping)
 	p.say("StateChanged", stateStopped)
-	p.end()
+	if !p.ended {
+		p.ended = true
+		time.AfterFunc(answerTime, func() { close(p.over) })
+	}
 	return nil
 }
 
