@@ -63,6 +63,7 @@ func TestNetworkManager(t *testing.T) {
 			// NetworkManager refuses to activate what it still shows.
 			d.awaitNotActive("work")
 			d.awaitNotActive("home")
+			d.awaitNoPlugin()
 		})
 		d.t = t
 		if !ok {
@@ -82,6 +83,17 @@ func (d *desktop) awaitProfiles(want string) {
 	d.t.Helper()
 	d.await(fmt.Sprintf("the profiles are %q", want), func() error {
 		if got := d.profiles(container.Alice); got != want {
+			return errors.New(got)
+		}
+		return nil
+	})
+}
+
+// awaitNoPlugin waits until those of connections that have ended are gone.
+func (d *desktop) awaitNoPlugin() {
+	d.t.Helper()
+	d.await("the plugins have ended", func() error {
+		if got := d.sh("pgrep -u vpnprovider-nm || :"); got != "" {
 			return errors.New(got)
 		}
 		return nil
@@ -137,12 +149,7 @@ func testNMUpAndDown(t *testing.T, d *desktop) {
 	d.awaitState("work", "idle")
 	d.awaitNotActive("work")
 	d.requireSource("192.0.2.2")
-	d.await("the plugin has ended", func() error {
-		if got := d.sh("pgrep -u vpnprovider-nm || :"); got != "" {
-			return errors.New(got)
-		}
-		return nil
-	})
+	d.awaitNoPlugin()
 	for range 3 {
 		d.must(container.Alice, "nmcli connection up work; nmcli connection down work && nmcli connection up work")
 		d.awaitState("work", "connected")

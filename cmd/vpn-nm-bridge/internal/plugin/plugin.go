@@ -47,7 +47,7 @@ const failureConnect uint32 = 1
 
 // answerTime is how long godbus may take to send what a method has returned. It
 // does not tell when it has.
-const answerTime = time.Second
+const answerTime = 200 * time.Millisecond
 
 // plugin is one connection. mu is held while it speaks, so that its signals
 // are in order.
