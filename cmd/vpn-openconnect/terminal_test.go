@@ -91,6 +91,27 @@ func (term *terminal) await(t *testing.T, what string) {
 	})
 }
 
+// awaitNoEcho waits for what openconnect does after it has asked.
+func (term *terminal) awaitNoEcho(t *testing.T) {
+	t.Helper()
+	raw, err := term.control.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, harness.Timeout, "nothing typed is echoed", func() error {
+		var state *unix.Termios
+		var ioctlErr error
+		err := raw.Control(func(fd uintptr) { state, ioctlErr = unix.IoctlGetTermios(int(fd), unix.TCGETS) })
+		switch {
+		case err != nil || ioctlErr != nil:
+			return errors.Join(err, ioctlErr)
+		case state.Lflag&unix.ECHO != 0:
+			return errors.New("it is")
+		}
+		return nil
+	})
+}
+
 func (term *terminal) typed(t *testing.T, keys string) {
 	t.Helper()
 	if _, err := term.control.WriteString(keys); err != nil {
@@ -106,6 +127,7 @@ func TestTerminal(t *testing.T) {
 	term.await(t, "Username:")
 	term.typed(t, l.server.User+"\n")
 	term.await(t, "Password:")
+	term.awaitNoEcho(t)
 	term.typed(t, l.server.Password+"\n")
 	term.await(t, "vpn-openconnect: connected:")
 	l.awaitState(t, l.server.URL, client.StateConnected)

@@ -92,7 +92,7 @@ func TestWithTheDaemon(t *testing.T) {
 	d.panel.Click(t, "Echo")
 	d.panel.Await(t, "Echo: connected [x]", "Connected to Echo (grey)")
 	expectIcon(t, d.panel, model.Connected)
-	d.Host.Run(t, "ping", "-c1", "-W5", "198.18.0.1")
+	d.Host.Run(t, "ping", "-c1", "-W20", "198.18.0.1")
 
 	pid, err := os.ReadFile(filepath.Join(d.dir, "pid"))
 	if err != nil {

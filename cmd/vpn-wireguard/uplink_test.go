@@ -193,7 +193,7 @@ func TestCaptiveNetwork(t *testing.T) {
 		t.Errorf("status %+v", got)
 	}
 	before := clear()
-	l.Host.Run(t, "ping", "-n", "-c1", "-W5", "-I", "h1", harness.SecondRouterIPv4) // the positive control, too
+	l.Host.Run(t, "ping", "-n", "-c1", "-W20", "-I", "h1", harness.SecondRouterIPv4) // the positive control, too
 	if n := clear(); before != 0 || n != 1 {
 		t.Errorf("%d packets in clear, and with a ping to the gateway %d", before, n)
 	}

@@ -83,7 +83,7 @@ func testActivation(t *testing.T, m *machine) {
 
 	// A session over a socket that systemd has made.
 	app := m.client("stream")
-	m.tell(app, "applied\n", fullTunnel())
+	m.tell(app, "applied", fullTunnel())
 	m.lookup("www.example.com", behind)
 	time.Sleep(3 * time.Second) // more than it takes to be idle
 	m.lookup("again.example.com", behind)
@@ -114,7 +114,7 @@ func testActivation(t *testing.T, m *machine) {
 	}
 	m.Run(t, "sh", "-c", "sed -i 's/10ms/2s/' /etc/systemd/system/vpnproviderd.service.d/idle.conf; systemctl daemon-reload")
 	app = m.client("stream")
-	m.tell(app, "applied\n", fullTunnel())
+	m.tell(app, "applied", fullTunnel())
 	m.lookup("www.example.com", behind)
 	m.disconnect(app)
 	m.goes()

@@ -135,6 +135,13 @@ func (m *machine) typing(command, password string, meanwhile ...func()) string {
 	how.Argv = []string{"script", "-qec", command + " >" + printed + "; echo exit $? >>" + printed + "; kill -KILL $PPID", "/dev/null"}
 	p := m.Start(m.t, how)
 	p.Await(m.t, "Password:")
+	// Then the agent throws away what was typed before, and has nothing echoed.
+	harness.Eventually(m.t, harness.Timeout, "the agent reads", func() error {
+		if out := m.Run(m.t, "sh", "-c", "stty -a -F /dev/$(ps -o tty= -C pkttyagent) 2>&1 || :"); !strings.Contains(out, " -echo ") {
+			return errors.New(out)
+		}
+		return nil
+	})
 	if _, err := fmt.Fprintf(p, "%s\n", password); err != nil {
 		m.t.Fatal(err)
 	}
@@ -220,7 +227,7 @@ func testKnownApps(t *testing.T, m *machine) {
 	app := m.Start(t, command)
 	app.Await(t, "session /")
 	before := m.Run(t, "resolvectl", "status", "--no-pager")
-	m.tell(app, "applied\n", fullTunnel())
+	m.tell(app, "applied", fullTunnel())
 	if got := m.Run(t, "resolvectl", "dns", "vpn0"); !strings.Contains(got, vpnDNS) {
 		t.Errorf("the tunnel's DNS: %s", got)
 	}

@@ -67,7 +67,7 @@ func (m *machine) testSuspend(ready bool) {
 	app.Await(t, "session /")
 	p := fullTunnel()
 	p.Reconnect = true
-	m.tell(app, "applied\n", p)
+	m.tell(app, "applied", p)
 	m.requireLock(true)
 
 	begun := time.Duration(time.Now().UnixMicro()) * time.Microsecond
@@ -94,7 +94,7 @@ func (m *machine) testSuspend(ready bool) {
 	if got := m.state(); got != "reconnecting" {
 		t.Errorf("after resume the session is %s", got)
 	}
-	m.tell(app, "applied\n", p)
+	m.tell(app, "applied", p)
 	harness.Eventually(t, harness.Timeout, "new parameters end the reconnecting", func() error {
 		if got := m.state(); got != "connected" {
 			return errors.New(got)

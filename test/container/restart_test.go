@@ -1,7 +1,6 @@
 package container_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -16,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
-	"github.com/vpnprovider/vpnproviderd/dbus/wire"
 	"github.com/vpnprovider/vpnproviderd/test/container"
 	"github.com/vpnprovider/vpnproviderd/test/harness"
 )
@@ -61,50 +59,11 @@ func (f *flowing) connect() {
 // parameters sets a full tunnel of both families, and waits until it is there.
 func (f *flowing) parameters(address string) {
 	f.t.Helper()
-	line, err := json.Marshal(client.Parameters{
+	f.tell(f.app, "applied", client.Parameters{
 		Addresses:     []netip.Prefix{netip.MustParsePrefix(address + "/32"), netip.MustParsePrefix("fd00::2/128")},
 		InclusionList: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
 		DNSServers:    []netip.Addr{netip.MustParseAddr(vpnDNS)},
 	})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	got := ""
-	for range 5 {
-		got = f.answer(string(line), "applied", "refused: ")
-		// polkitd may lose a wake-up, and resolved, which asks it, answers
-		// nobody for 15 s.
-		if !strings.HasPrefix(got, "refused: "+wire.ErrTimeout) {
-			break
-		}
-		f.t.Log(got)
-	}
-	if got != "applied" {
-		f.t.Fatal(got)
-	}
-}
-
-// answer gives the app a line and waits for one that begins in one of the ways.
-func (f *flowing) answer(line string, begin ...string) string {
-	f.t.Helper()
-	before := len(f.app.Output())
-	if _, err := fmt.Fprintln(f.app, line); err != nil {
-		f.t.Fatal(err)
-	}
-	var found string
-	harness.Eventually(f.t, harness.Timeout, "the app answers", func() error {
-		out := f.app.Output()
-		for text := range strings.Lines(out[before:]) {
-			for _, b := range begin {
-				if strings.HasPrefix(text, b) && strings.HasSuffix(text, "\n") {
-					found = strings.TrimSpace(text)
-					return nil
-				}
-			}
-		}
-		return errors.New(out)
-	})
-	return found
 }
 
 // counted are the packets that the app got so far, and the longest time without
@@ -112,7 +71,7 @@ func (f *flowing) answer(line string, begin ...string) string {
 func (f *flowing) counted() (packets [2]int64, gap time.Duration) {
 	f.t.Helper()
 	var text string
-	if _, err := fmt.Sscanf(f.answer("count", "counted "), "counted %d %d %s", &packets[0], &packets[1], &text); err != nil {
+	if _, err := fmt.Sscanf(f.answer(f.app, "count", "counted "), "counted %d %d %s", &packets[0], &packets[1], &text); err != nil {
 		f.t.Fatal(err)
 	}
 	gap, err := time.ParseDuration(text)

@@ -90,7 +90,7 @@ func (m machine) network() string {
 // test ends.
 func (m machine) connect() {
 	m.t.Helper()
-	m.Start(m.t, container.Command{Argv: []string{"/opt/echo"}, User: container.Alice})
+	m.Start(m.t, container.Command{Argv: []string{"sh", "-c", "while :; do /opt/echo; sleep 0.1; done"}, User: container.Alice})
 	m.reconnect()
 }
 

@@ -103,7 +103,9 @@ func (w watcher) RegisterStatusNotifierItem(name string, sender godbus.Sender) *
 	}
 	w.p.mu.Lock()
 	defer w.p.mu.Unlock()
-	w.p.items = append(w.p.items, name)
+	if !slices.Contains(w.p.items, name) {
+		w.p.items = append(w.p.items, name)
+	}
 	var list []string
 	for _, name := range w.p.items {
 		list = append(list, name+itemPath)

@@ -142,7 +142,11 @@ func TestTunnel(t *testing.T) {
 	if err := tun.Packets.Close(); err != nil {
 		t.Fatal(err)
 	}
-	script := number(stdout.String(), "script")
+	var script int
+	until(t, "the script is named", func() bool {
+		script = number(stdout.String(), "script")
+		return script != 0
+	})
 	if gone(script) {
 		t.Error("the script ended before openconnect did")
 	}
@@ -277,7 +281,7 @@ func TestDiesWithParent(t *testing.T) {
 	}
 	var child, script int
 	lines := bufio.NewScanner(stdout)
-	for child == 0 && lines.Scan() {
+	for (child == 0 || script == 0) && lines.Scan() {
 		child = max(child, number(lines.Text(), "child"))
 		script = max(script, number(lines.Text(), "script"))
 	}
