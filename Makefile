@@ -51,12 +51,7 @@ fmt: ## gofumpt and the order of imports
 	$(tool) golangci-lint fmt ./...
 
 fuzz: ## every fuzz target for FUZZTIME (10s)
-	@set -e; for file in $$(grep -rl --include='*_test.go' '^func Fuzz' . | sort); do \
-		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file); do \
-			echo "== $$file $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$(dirname $$file); \
-		done; \
-	done
+	@GO="$(GO)" test/fuzz $(FUZZTIME)
 
 # The same tests with large numbers, for hours. Each part is one test, and can be
 # run alone: make soak PARTS="kills cycles". The figures of all parts that were run
