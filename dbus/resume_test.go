@@ -106,9 +106,7 @@ func TestResume(t *testing.T) {
 		}
 		return nil
 	})
-	for len(listener.signals) > 0 {
-		<-listener.signals
-	}
+	listener.heard()
 	for len(mute.signals) > 0 {
 		<-mute.signals
 	}

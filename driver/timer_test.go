@@ -11,9 +11,10 @@ import (
 
 // A channel that comes in time counts, though it is attached only after the time.
 func TestChannelInTime(t *testing.T) {
+	t.Parallel()
 	w := drivertest.New()
 	opts := w.Options()
-	opts.ChannelTimeout = 50 * time.Millisecond
+	opts.ChannelTimeout = time.Second
 	m, err := driver.NewManager(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +37,7 @@ func TestChannelInTime(t *testing.T) {
 	}
 	release := b.Hold("attach")
 	b.Tunnel().Events.ChannelClosed(os.ErrClosed)
-	time.AfterFunc(4*opts.ChannelTimeout, release)
+	time.AfterFunc(2*opts.ChannelTimeout, release)
 	if err := open(); err != nil {
 		t.Error(err)
 	}

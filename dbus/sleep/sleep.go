@@ -123,8 +123,8 @@ func (w *watcher) handle(ctx context.Context, s *godbus.Signal) {
 			}
 			w.release()
 		default:
+			w.events.After() // does not wait for a logind that waits for polkit
 			w.inhibit(ctx)
-			w.events.After()
 		}
 	}
 }

@@ -119,10 +119,19 @@ func (l *Logind) Sleep(t testing.TB) <-chan time.Duration {
 	return took
 }
 
-// Wake says that the machine has slept.
+// Wake says that the machine has slept, and waits until somebody holds up the
+// next sleep: until the daemon has done all else.
 func (l *Logind) Wake(t testing.TB) {
 	t.Helper()
 	l.emit(t, false)
+	Eventually(t, Timeout, "somebody holds up the next sleep", func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if len(l.locks) == 0 {
+			return errors.New("nobody does")
+		}
+		return nil
+	})
 }
 
 func (l *Logind) emit(t testing.TB, before bool) {

@@ -28,6 +28,12 @@ func (v *vpn) reach(state string) godbus.ObjectPath {
 		v.notify(session, wire.NotifyConnected)
 	}
 	if state == wire.StateReconnecting { // and the uplink is what it was
+		harness.Eventually(v.t, harness.Timeout, "the daemon knows the uplink", func() error {
+			if got := v.ui.property(session, "Uplink").(dict)["gateway"]; got.Value() != harness.RouterIPv4 {
+				return fmt.Errorf("its gateway is %v", got)
+			}
+			return nil
+		})
 		for _, command := range []string{noIPv4, firstIPv4} {
 			v.Host.IP(v.t, command)
 			v.provider.traceTo("linkChanged: ", session)

@@ -183,16 +183,16 @@ func TestPlatformConfigsBad(t *testing.T) {
 
 	// The folder, writable by all, is no administrator's any more.
 	dir := filepath.Dir(file)
-	if err := errors.Join(os.Remove(file), os.Chmod(dir, 0o777)); err != nil {
+	if err := errors.Join(os.Chmod(dir, 0o777), os.Remove(file)); err != nil {
 		t.Fatal(err)
 	}
 	v.daemon.Process().Signal(unix.SIGHUP)
 	logged("is not the administrator's alone")
 	requireConfigs("Home Office Work")
+	v.ui.trace()
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	v.ui.trace()
 	v.daemon.Process().Signal(unix.SIGHUP)
 	v.ui.awaitTrace([]string{"-config"}, config)
 	requireConfigs("Home Work")

@@ -51,6 +51,8 @@ func newRoamer(t testing.TB, args ...string) *roamer {
 	m.startAgain(t)
 	r.clear = []*harness.Sniffer{m.Clear(t), m.Router.Sniff(t, "r2")}
 	r.vpn = m.party(t, harness.Alice, app)
+	r.awaitUplink(harness.RouterIPv4) // it is not known at once
+	r.disconnect()
 	return r
 }
 
