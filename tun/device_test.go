@@ -35,10 +35,17 @@ func descriptors(tb testing.TB) (n int) {
 	return n
 }
 
+// awaitNoDescriptors waits until those of the tests before are closed: a file
+// is when nobody uses it any more.
+func awaitNoDescriptors(tb testing.TB) {
+	tb.Helper()
+	eventually(tb, "no TUN is open", func() bool { return descriptors(tb) == 0 })
+}
+
 func TestOpen(t *testing.T) {
 	namespace(t)
 	const name = "tun-15-bytes-00"
-	before := descriptors(t)
+	awaitNoDescriptors(t)
 	d := open(t, name)
 	l := link(t, name)
 	if d.Name() != name || d.Index() != l.Attrs().Index {
@@ -79,8 +86,8 @@ func TestOpen(t *testing.T) {
 	if err := d.Close(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("closed again: %v", err)
 	}
-	if after := descriptors(t); after != before {
-		t.Errorf("%d descriptors, before %d", after, before)
+	if n := descriptors(t); n > 0 {
+		t.Errorf("%d descriptors", n)
 	}
 }
 
@@ -101,6 +108,7 @@ func TestOpenRefusesNames(t *testing.T) {
 // An attached device must not lose its descriptor when another open fails.
 func TestFailingOpensLeakNothing(t *testing.T) {
 	namespace(t)
+	awaitNoDescriptors(t)
 	d := open(t, "good0")
 	defer d.Close()
 	// Somebody else's descriptor of the driver, as inherited ones are.

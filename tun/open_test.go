@@ -89,7 +89,7 @@ func TestOpenSteps(t *testing.T) {
 // left of it.
 func TestOpenWhereTheKernelRefuses(t *testing.T) {
 	namespace(t)
-	before := descriptors(t)
+	awaitNoDescriptors(t)
 	for name, c := range map[string]struct {
 		fails []string
 		want  vnet.Offload
@@ -135,8 +135,8 @@ func TestOpenWhereTheKernelRefuses(t *testing.T) {
 			}
 		}
 	}
-	if after := descriptors(t); after != before {
-		t.Errorf("%d descriptors, before %d", after, before)
+	if n := descriptors(t); n > 0 {
+		t.Errorf("%d descriptors", n)
 	}
 }
 
@@ -144,7 +144,7 @@ func TestOpenWhereTheKernelRefuses(t *testing.T) {
 // then forgets.
 func TestManyFailuresLeakNothing(t *testing.T) {
 	namespace(t)
-	before := descriptors(t)
+	awaitNoDescriptors(t)
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var capabilities [2]unix.CapUserData
 	if err := unix.Capget(&header, &capabilities[0]); err != nil {
@@ -159,8 +159,8 @@ func TestManyFailuresLeakNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if after := descriptors(t); after != before {
-		t.Errorf("%d descriptors, before %d", after, before)
+	if n := descriptors(t); n > 0 {
+		t.Errorf("%d descriptors", n)
 	}
 }
 
