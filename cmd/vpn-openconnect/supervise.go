@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/openconnect"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/vpnenv"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
@@ -148,7 +149,11 @@ func (s *supervisor) apply() (vpnenv.Settings, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTime)
 	defer cancel()
-	warnings, err := s.session.Apply(ctx, settings)
+	var warnings []string
+	err = ui.Retry(ctx, func(format string, args ...any) { say(s.log, format, args...) }, func(ctx context.Context) (err error) {
+		warnings, err = s.session.Apply(ctx, settings)
+		return err
+	})
 	for _, notice := range append(settings.Notices, warnings...) {
 		say(s.log, "%s", notice)
 	}

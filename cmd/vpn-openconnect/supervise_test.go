@@ -21,9 +21,9 @@ import (
 
 // fakeSession notes what it is asked for, one line each.
 type fakeSession struct {
-	messages chan client.Message
-	applyErr error
-	broken   chan error
+	messages  chan client.Message
+	applyErrs []error // of the first calls
+	broken    chan error
 
 	mu    sync.Mutex
 	calls []string
@@ -43,7 +43,12 @@ func (f *fakeSession) seen() string {
 
 func (f *fakeSession) Apply(_ context.Context, s vpnenv.Settings) ([]string, error) {
 	f.note("apply %v mtu %d", s.Addresses, s.MTU)
-	return []string{"a warning"}, f.applyErr
+	if len(f.applyErrs) == 0 {
+		return []string{"a warning"}, nil
+	}
+	err := f.applyErrs[0]
+	f.applyErrs = f.applyErrs[1:]
+	return nil, err
 }
 
 func (f *fakeSession) Carry(_ context.Context, packets *os.File) (<-chan error, error) {
@@ -194,9 +199,21 @@ func TestNothingOfABadEnvironment(t *testing.T) {
 }
 
 func TestDaemonRefuses(t *testing.T) {
-	r := newRig(t, "script wait exit=0", func(_ *supervisor, f *fakeSession) { f.applyErr = errors.New("cannot set the parameters: no") })
+	r := newRig(t, "script wait exit=0", func(_ *supervisor, f *fakeSession) {
+		f.applyErrs = []error{errors.New("cannot set the parameters: no")}
+	})
 	r.end(t, "cannot set the parameters: no", 0)
 	r.awaitShown(t, "got interrupt\n")
+}
+
+// TestDaemonIsHeldUp: systemd-resolved does not answer the daemon for a while,
+// which ends nothing.
+func TestDaemonIsHeldUp(t *testing.T) {
+	r := newRig(t, "script wait exit=0", func(_ *supervisor, f *fakeSession) { f.applyErrs = []error{client.ErrTimeout} })
+	r.awaitShown(t, "timeout; trying again")
+	r.await(t, "apply [10.99.0.5/32] mtu 1434; apply [10.99.0.5/32] mtu 1434; carry")
+	r.signals <- unix.SIGTERM
+	r.end(t, none, 0)
 }
 
 func TestSessionEnds(t *testing.T) {

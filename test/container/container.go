@@ -165,7 +165,9 @@ func children(pid int) []int {
 func (c *Container) stop(t testing.TB) {
 	t.Helper()
 	if t.Failed() {
-		if journal, err := c.Output(Command{Argv: []string{"journalctl", "--no-pager", "--lines=150", "--output=short-monotonic"}}); err == nil {
+		// Without the commands that tests run to look at something, again and again.
+		journal, err := c.Output(Command{Argv: []string{"sh", "-c", "journalctl --no-pager --output=short-monotonic | grep -v 'run-u[0-9]*[.]service' | tail -n 300"}})
+		if err == nil {
 			t.Logf("the container's journal:\n%s", journal)
 		}
 		t.Logf("the container's console:\n%s", c.console.String())

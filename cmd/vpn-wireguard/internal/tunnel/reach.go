@@ -2,7 +2,6 @@ package tunnel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -10,8 +9,8 @@ import (
 
 	"golang.zx2c4.com/wireguard/device"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-wireguard/internal/wgconf"
-	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
 
 const (
@@ -26,8 +25,6 @@ const (
 	// staleTime after the last handshake a peer that is sent to is gone: a
 	// new one is due after 120 s, plus its repetitions.
 	staleTime = 135 * time.Second
-
-	retryTime = time.Second // until the daemon is called again that was away
 )
 
 // connect makes a peer answer over new sockets, and then lets the daemon route
@@ -36,7 +33,7 @@ const (
 func (t *Tunnel) connect(ctx context.Context) error {
 	t.once.forget()
 	reconnect := t.up
-	if err := retry(ctx, t.bind); err != nil {
+	if err := ui.Retry(ctx, t.log.Say, t.bind); err != nil {
 		return err
 	}
 	if reconnect {
@@ -46,20 +43,7 @@ func (t *Tunnel) connect(ctx context.Context) error {
 	if err := t.reach(ctx); err != nil {
 		return err
 	}
-	return retry(ctx, t.apply)
-}
-
-// retry repeats a call while the daemon is away, as in an upgrade.
-func retry(ctx context.Context, do func(context.Context) error) error {
-	for {
-		err := do(ctx)
-		if !errors.Is(err, client.ErrNotRunning) {
-			return err
-		}
-		if err := sleep(ctx, retryTime); err != nil {
-			return err
-		}
-	}
+	return ui.Retry(ctx, t.log.Say, t.apply)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -438,6 +438,21 @@ func TestDaemonRestarts(t *testing.T) {
 	l.pass(r)
 }
 
+// systemd-resolved does not answer the daemon for a while when the network has
+// changed, which ends nothing.
+func TestDaemonIsHeldUp(t *testing.T) {
+	l := newLab(t)
+	r := l.start("127.0.0.1:" + l.server.port())
+	l.awaitConnected()
+	l.service.Fail("Session.SetParameters", wire.ErrTimeout, "cannot set the DNS: no answer in time")
+	l.service.SetState(l.config.Path(), wire.StateReconnecting)
+	l.service.Message(r.session.Path(), wire.MessageLinkChanged, "")
+	l.await("it waits", func() bool { return l.said("no answer in time; trying again") })
+	l.service.Fail("Session.SetParameters", "", "")
+	l.awaitConnected()
+	l.pass(r)
+}
+
 func TestParameters(t *testing.T) {
 	c, err := wgconf.Parse("x", []byte(`[Interface]
 PrivateKey = qOrRbvAo2sEIrGI+w97dl3FBEVlvZ1DA4AnURNTFK20=
