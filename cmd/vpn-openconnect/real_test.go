@@ -219,6 +219,27 @@ func TestFullTunnel(t *testing.T) {
 	l.nothingLeft(t)
 }
 
+// TestReaderEnds: whoever reads the output, such as tee, may end first. openconnect
+// logs out all the same.
+func TestReaderEnds(t *testing.T) {
+	l := newLab(t, harness.OCServOptions{})
+	const script = `{ "$@" 2>&1; echo "exit code $?" >&2; } | sed /connected:/q`
+	p := l.Host.Start(t, harness.Command{
+		Argv:  append([]string{"sh", "-c", script, "sh", harness.Binary(t, "vpn-openconnect"), "--bus", l.bus.Address}, l.server.OpenConnect()...),
+		UID:   user,
+		Env:   []string{mark()},
+		Stdin: l.server.Password + "\n",
+	})
+	p.Await(t, "connected:")
+	cfg := l.awaitState(t, l.server.URL, client.StateConnected)
+	if err := l.client.Config(cfg.Path).Disconnect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.Await(t, "exit code 0")
+	l.awaitState(t, l.server.URL, client.StateIdle)
+	l.nothingLeft(t)
+}
+
 // TestSplitTunnel: only what the server names, and its domains.
 func TestSplitTunnel(t *testing.T) {
 	l := newLab(t, harness.OCServOptions{

@@ -9,6 +9,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/cmdline"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/openconnect"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/vpnenv"
@@ -19,6 +21,9 @@ func session(cmd cmdline.Command) int {
 	received := make(chan os.Signal, 8)
 	signal.Notify(received, signals()...)
 	defer signal.Stop(received)
+	// Whoever reads the output may be gone before openconnect has logged out. Not
+	// ignored: openconnect would inherit that.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 
 	options, err := childOptions(cmd)
 	if err != nil {

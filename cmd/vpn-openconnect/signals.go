@@ -7,15 +7,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpnprovider/vpnproviderd/cmd/internal/ui"
+	"github.com/vpnprovider/vpnproviderd/cmd/vpn-openconnect/internal/openconnect"
 )
 
-// secondHand is how long openconnect has to act on a signal of the terminal's.
-const secondHand = time.Second
+// secondHand is how long openconnect has to act on a signal of the terminal's:
+// as long as a logout may take, which is a connection of its own with some
+// servers.
+const secondHand = openconnect.LogoutTime
 
 // signals are those that mean openconnect: end with logout (INT, TERM) or
 // without (HUP), show statistics (USR1), reconnect (USR2).
 func signals() []os.Signal {
-	return []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2}
+	return append(ui.EndSignals(), unix.SIGUSR1, unix.SIGUSR2)
 }
 
 // signal passes a signal on. Of what the terminal sends to its foreground, Ctrl-C

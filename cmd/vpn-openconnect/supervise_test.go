@@ -191,7 +191,7 @@ func TestOpenconnectFails(t *testing.T) {
 
 // TestNothingOfABadEnvironment: nothing is applied, and the user learns why.
 func TestNothingOfABadEnvironment(t *testing.T) {
-	r := newRig(t, "script wait exit=0", nil, "CISCO_DEF_DOMAIN=a b;c")
+	r := newRig(t, "script wait exit=0", nil, "CISCO_DEF_DOMAIN=a b$c")
 	r.end(t, "CISCO_DEF_DOMAIN has something that is no domain", 0)
 	if want := "end failed=true; end failed=true"; r.session.seen() != want {
 		t.Errorf("calls: %s\nwant:  %s", r.session.seen(), want)

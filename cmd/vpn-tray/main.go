@@ -13,7 +13,6 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"syscall"
 
 	"github.com/spf13/pflag"
 
@@ -36,7 +35,7 @@ the desktop, seldom by hand. See vpn-tray(1).
 `
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), ui.EndSignals()...)
 	// A second signal ends the program whatever it does.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))

@@ -37,7 +37,11 @@ the file.`,
 }
 
 func (c *cli) importFile(ctx context.Context, file, name string, force bool) error {
-	if err := checkName(name); err != nil {
+	err := checkName(name)
+	if err == nil && isFile(name) { // which no command would find
+		err = fmt.Errorf("%q cannot be a name: it would be taken for a file", name)
+	}
+	if err != nil {
 		return &ui.Error{Code: ui.ExitUsage, Err: err, Hint: "give it another with --name"}
 	}
 	content, mode, err := readFile(file)

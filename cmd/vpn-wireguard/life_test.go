@@ -359,6 +359,9 @@ func TestImport(t *testing.T) {
 	if out := l.output(t, ui.ExitFailed, "import", bad); !strings.Contains(out, bad+":4: PostUp: is refused") {
 		t.Errorf("import said %q", out)
 	}
+	if out := l.output(t, ui.ExitUsage, "import", "--name", "b.conf", open); !strings.Contains(out, "would be taken for a file") {
+		t.Errorf("import said %q", out)
+	}
 	l.output(t, ui.ExitNotFound, "import", "nowhere.conf")
 	l.output(t, ui.ExitNotFound, "up", "nowhere")
 	l.output(t, ui.ExitNotFound, "down", "nowhere")

@@ -48,7 +48,7 @@ func (c *cli) record(ctx context.Context, d *client.Client, name, file string) (
 	defer context.AfterFunc(ctx, func() { stream.Close() })()
 	to := c.out.w
 	if file != "-" {
-		f, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+		f, err := openPrivate(file)
 		if err != nil {
 			return err
 		}
@@ -62,6 +62,28 @@ func (c *cli) record(ctx context.Context, d *client.Client, name, file string) (
 		return nil // an interrupt is how it usually ends
 	}
 	return err
+}
+
+// openPrivate opens a file for what nobody else may read. One that is there
+// already is emptied once it is as private as a new one. Devices and pipes stay
+// as they are.
+func openPrivate(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Mode().IsRegular() {
+		err = f.Chmod(0o600)
+		if err == nil {
+			err = f.Truncate(0)
+		}
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 func (c *cli) openCapture(ctx context.Context, d *client.Client, name string) (*os.File, error) {

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -38,5 +40,31 @@ func TestRecorded(t *testing.T) {
 	var r recorded
 	if err := r.copy(&bytes.Buffer{}, bytes.NewReader(make([]byte, 12))); err == nil {
 		t.Error("a block of no length passed")
+	}
+}
+
+// A file that others could read holds nothing that they can read.
+func TestOpenPrivate(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "a.pcapng")
+	if err := os.WriteFile(name, []byte("an older capture"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{name, name + ".new", os.DevNull} {
+		before, _ := os.Stat(name)
+		f, err := openPrivate(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = f.Close()
+		switch {
+		case after.Mode().IsRegular() && (after.Mode().Perm() != 0o600 || after.Size() != 0):
+			t.Errorf("%s: %v, %d bytes", name, after.Mode(), after.Size())
+		case !after.Mode().IsRegular() && before.Mode() != after.Mode():
+			t.Errorf("%s was %v and is %v", name, before.Mode(), after.Mode())
+		}
 	}
 }

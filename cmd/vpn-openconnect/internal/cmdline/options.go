@@ -83,7 +83,7 @@ func options() map[string]option {
 func refusal(name string) string {
 	switch name {
 	case "background", "pid-file":
-		return "the session lives as long as vpn-openconnect: let your shell or service manager put it into the background"
+		return "the session lives as long as vpn-openconnect: run it with systemd-run --user, or with setsid"
 	case "setuid":
 		return "vpn-openconnect and openconnect run as you from the start"
 	case "script", "script-tun":

@@ -24,10 +24,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How long each step of End may take: openconnect logs out at SIGINT, which
-// may need an answer of the server's, and gives that up at SIGTERM.
+// LogoutTime is how long openconnect may take to log out at SIGINT, which may need
+// an answer of the server's, and termTime how long to give that up at SIGTERM.
 const (
-	logoutTime = 10 * time.Second
+	LogoutTime = 10 * time.Second
 	termTime   = 3 * time.Second
 )
 
@@ -174,7 +174,7 @@ func (p *Process) end() {
 	for _, step := range [...]struct {
 		sig  os.Signal
 		wait time.Duration
-	}{{unix.SIGINT, logoutTime}, {unix.SIGTERM, termTime}, {unix.SIGKILL, 0}} {
+	}{{unix.SIGINT, LogoutTime}, {unix.SIGTERM, termTime}, {unix.SIGKILL, 0}} {
 		_ = p.Signal(step.sig)
 		select {
 		case <-p.done:

@@ -54,8 +54,9 @@ func (r *reader) reach(addr netip.Addr) {
 	}
 }
 
-// domains are separated by commas or blanks. Some servers write a wildcard or
-// a dot in front, which says what every domain means anyway.
+// domains are separated by commas or blanks, or semicolons, as FortiGates do.
+// Some servers write a wildcard or a dot in front, which says what every domain
+// means anyway.
 func (r *reader) domains(name string) []string {
 	var out []string
 	for _, text := range strings.FieldsFunc(r.value(name), isSeparator) {
@@ -71,7 +72,7 @@ func (r *reader) domains(name string) []string {
 	return out
 }
 
-func isSeparator(c rune) bool { return c == ',' || c == ' ' }
+func isSeparator(c rune) bool { return c == ',' || c == ';' || c == ' ' }
 
 // isDomain allows what DNS names are made of, so that a domain can never be
 // anything else in the file or call where it ends up.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/blocks"
 )
 
 // The lists of routes. Each is a count, and by number _n_ADDR and _n_MASKLEN.
@@ -65,22 +67,26 @@ func (r *reader) inclusions() {
 		{true, splitInclude4, netip.PrefixFrom(netip.IPv4Unspecified(), 0), r.network4},
 		{false, splitInclude6, netip.PrefixFrom(netip.IPv6Unspecified(), 0), r.network6},
 	} {
-		blocks := r.list(family.list, family.ipv4)
+		listed := r.list(family.list, family.ipv4)
 		network, known := family.network()
 		switch {
 		case !r.has(family.ipv4):
-			if len(blocks) > 0 {
-				r.notice("the server's %d blocks of %s are ignored: it assigned no address for them", len(blocks), family.list)
+			if len(listed) > 0 {
+				r.notice("the server's %d blocks of %s are ignored: it assigned no address for them", len(listed), family.list)
 			}
 			continue
-		case len(blocks) == 0:
+		case len(listed) == 0:
 			r.add(&r.out.Include, family.all)
 			continue
 		}
 		if known && network.Bits() < network.Addr().BitLen() {
 			r.add(&r.out.Include, network)
 		}
-		for _, block := range blocks {
+		for _, block := range listed {
+			if blocks.IsLocal(block) {
+				r.notice("the server's block %v is not routed into the tunnel: such addresses stay on their link", block)
+				continue
+			}
 			r.add(&r.out.Include, block)
 		}
 	}

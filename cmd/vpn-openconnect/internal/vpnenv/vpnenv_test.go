@@ -137,8 +137,16 @@ func TestParse(t *testing.T) {
 		}), want{
 			Addresses: "10.99.0.190/32", MTU: 1434, Include: "10.99.0.0/24", Exclude: "192.0.2.1/32 198.51.100.7/32", DNS: "198.51.100.7",
 		}},
+		{"groups, links and other hosts' own", with(map[string]string{
+			"CISCO_SPLIT_INC": "4", "CISCO_SPLIT_INC_2_ADDR": "224.0.0.0", "CISCO_SPLIT_INC_2_MASKLEN": "4",
+			"CISCO_SPLIT_INC_3_ADDR": "127.0.0.1", "CISCO_SPLIT_INC_3_MASKLEN": "32",
+			"CISCO_DEF_DOMAIN": "", "CISCO_SPLIT_DNS": "", "INTERNAL_IP4_DNS": "",
+		}), want{
+			Addresses: "10.99.0.190/32", MTU: 1434,
+			Include: "10.99.0.0/24 198.51.100.0/24", Exclude: "192.0.2.1/32 198.51.100.7/32", Notices: 2,
+		}},
 		{"domains as servers write them", full(map[string]string{
-			"CISCO_DEF_DOMAIN": "Corp.Example lab.example.", "CISCO_SPLIT_DNS": "*.a.example,.b.example,a.example", "INTERNAL_IP4_DNS": "",
+			"CISCO_DEF_DOMAIN": "Corp.Example;lab.example.", "CISCO_SPLIT_DNS": "*.a.example,.b.example,a.example", "INTERNAL_IP4_DNS": "",
 		}), want{
 			Addresses: "10.99.0.190/32", MTU: 1434, Include: "0.0.0.0/0", Exclude: "192.0.2.1/32",
 			Search: "corp.example lab.example", Match: "a.example b.example",
@@ -201,7 +209,7 @@ func TestRefused(t *testing.T) {
 		{"CISCO_SPLIT_INC_0_MASKLEN", "", "no prefix length"},
 		{"CISCO_SPLIT_EXC_0_ADDR", "1.2.3.4.5", "no address of a block"},
 		{"CISCO_DEF_DOMAIN", "corp.example\nnameserver 6.6.6.6", "control characters"},
-		{"CISCO_DEF_DOMAIN", "corp.example;rm", "no domain"},
+		{"CISCO_DEF_DOMAIN", "corp.example$rm", "no domain"},
 		{"CISCO_SPLIT_DNS", "~.", "no domain"},
 		{"CISCO_SPLIT_DNS", strings.Repeat("a", 64) + ".example", "no domain"},
 		{"CISCO_SPLIT_DNS", "\xff.example", "not UTF-8"},

@@ -1,9 +1,9 @@
 package tunnel
 
 import (
-	"net/netip"
 	"slices"
 
+	"github.com/vpnprovider/vpnproviderd/cmd/internal/blocks"
 	"github.com/vpnprovider/vpnproviderd/cmd/vpn-wireguard/internal/wgconf"
 	"github.com/vpnprovider/vpnproviderd/dbus/client"
 )
@@ -27,7 +27,7 @@ func parameters(c wgconf.Config) (p client.Parameters, warnings []string) {
 			block = block.Masked()
 			switch {
 			case slices.Contains(p.InclusionList, block): // of two peers, the last has it
-			case isLocal(block):
+			case blocks.IsLocal(block):
 				warnings = append(warnings, "AllowedIPs "+block.String()+" is not routed into the tunnel: such addresses stay on their link")
 			default:
 				p.InclusionList = append(p.InclusionList, block)
@@ -35,17 +35,4 @@ func parameters(c wgconf.Config) (p client.Parameters, warnings []string) {
 		}
 	}
 	return p, warnings
-}
-
-// isLocal reports whether a block has no addresses but those of this host, of
-// its links, and of groups, which the daemon refuses to send into a tunnel.
-// Routers that speak over WireGuard have them in AllowedIPs.
-func isLocal(block netip.Prefix) bool {
-	for _, text := range []string{"0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4", "::1/128", "fe80::/10", "ff00::/8"} {
-		local := netip.MustParsePrefix(text)
-		if block.Bits() >= local.Bits() && local.Contains(block.Addr()) {
-			return true
-		}
-	}
-	return false
 }

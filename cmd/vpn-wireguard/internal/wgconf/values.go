@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 var errUnknownKey = errors.New("is an unknown key in this section")
@@ -24,7 +25,7 @@ func (c *Config) set(key, value string) (err error) {
 	case "listenport":
 		c.ListenPort, err = number[uint16](value, 16)
 	case "address":
-		c.Addresses, err = list(c.Addresses, value, prefix)
+		err = c.address(value)
 	case "dns":
 		err = c.dns(value)
 	case "mtu":
@@ -49,10 +50,29 @@ func (c *Config) set(key, value string) (err error) {
 
 func (c *Config) warn(text string) { c.Warnings = append(c.Warnings, text) }
 
+// words are what wg-quick takes for a list: separated by commas, blanks, or both.
+func words(value string) []string {
+	return strings.FieldsFunc(value, func(c rune) bool { return c == ',' || unicode.IsSpace(c) })
+}
+
+func (c *Config) address(value string) error {
+	items := words(value)
+	if len(items) == 0 {
+		return errors.New("is empty")
+	}
+	for _, item := range items {
+		block, err := prefix(item)
+		if err != nil {
+			return err
+		}
+		c.Addresses = append(c.Addresses, block)
+	}
+	return nil
+}
+
 // dns takes addresses of servers, and domains.
 func (c *Config) dns(value string) error {
-	for item := range strings.SplitSeq(value, ",") {
-		item = strings.TrimSpace(item)
+	for _, item := range words(value) {
 		if addr, err := netip.ParseAddr(item); err == nil {
 			c.DNS = append(c.DNS, addr)
 			continue
@@ -84,9 +104,7 @@ func (p *Peer) set(key, value string) (err error) {
 	case "presharedkey":
 		p.PresharedKey.key, err = parseKey(value)
 	case "allowedips":
-		if value != "" { // wg has that, for a peer that may send nothing
-			p.AllowedIPs, err = list(p.AllowedIPs, value, prefix)
-		}
+		err = p.allow(value)
 	case "endpoint":
 		p.Endpoint, err = endpoint(value)
 	case "persistentkeepalive":
@@ -99,23 +117,28 @@ func (p *Peer) set(key, value string) (err error) {
 	return err
 }
 
+// allow takes what wg does, which is separated by commas alone. Nothing at all
+// is for a peer that may send nothing.
+func (p *Peer) allow(value string) error {
+	if value == "" {
+		return nil
+	}
+	for item := range strings.SplitSeq(value, ",") {
+		block, err := prefix(strings.TrimSpace(item))
+		if err != nil {
+			return err
+		}
+		p.AllowedIPs = append(p.AllowedIPs, block)
+	}
+	return nil
+}
+
 func number[T uint16 | uint32](value string, bits int) (T, error) {
 	n, err := strconv.ParseUint(value, 10, bits)
 	if err != nil {
 		return 0, fmt.Errorf("is not a number from 0 to %d", uint64(1)<<bits-1)
 	}
 	return T(n), nil
-}
-
-func list[T any](to []T, value string, parse func(string) (T, error)) ([]T, error) {
-	for item := range strings.SplitSeq(value, ",") {
-		v, err := parse(strings.TrimSpace(item))
-		if err != nil {
-			return to, err
-		}
-		to = append(to, v)
-	}
-	return to, nil
 }
 
 // prefix takes an address without a length as a single one.

@@ -1,0 +1,21 @@
+package ui
+
+import (
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"testing"
+)
+
+// Under nohup the end of the terminal ends nothing.
+func TestEndSignals(t *testing.T) {
+	if !slices.Contains(EndSignals(), os.Signal(syscall.SIGHUP)) {
+		t.Error("a hangup does not end a program")
+	}
+	signal.Ignore(syscall.SIGHUP)
+	defer signal.Reset(syscall.SIGHUP)
+	if slices.Contains(EndSignals(), os.Signal(syscall.SIGHUP)) {
+		t.Error("a hangup that is ignored ends a program")
+	}
+}
