@@ -193,6 +193,19 @@ func TestPolkitAnswers(t *testing.T) {
 	}
 }
 
+// Who is the provider already is not asked about again: after a restart it
+// registers once more, and polkit may want a password where nobody sits.
+func TestProviderRegistersAgain(t *testing.T) {
+	a := &authority{yes: []string{"org.vpnprovider1.manage-own"}}
+	b := newPolkitBench(t, a)
+	p, _ := b.provider()
+	a.decide(nil, []string{"org.vpnprovider1.manage-own"})
+	p.must(p.manager("RegisterProvider", app, dict{"displayName": godbus.MakeVariant("Renamed")}))
+	p.refused(p.manager("RegisterProvider", app+".Other", dict{}), wire.ErrNotAuthorized)
+	other := b.client(harness.Alice)
+	other.refused(other.manager("RegisterProvider", app, dict{"replace": godbus.MakeVariant(true)}), wire.ErrNotAuthorized)
+}
+
 // A person is asked where the caller lets it; the caller's other calls go on
 // meanwhile, and few such questions are open at a time.
 func TestPrompts(t *testing.T) {

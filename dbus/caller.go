@@ -10,9 +10,9 @@ import (
 // busName is the bus itself.
 const busName = "org.freedesktop.DBus"
 
-// identify finds out, once, which user a peer is. An error, an answer without
-// a uid or no answer leave it unknown.
-func (s *Server) identify(p *peer) error {
+// identify finds out, once, which user a peer is, at its first call, c. An error,
+// an answer without a uid or no answer leave it unknown.
+func (s *Server) identify(p *peer, c *call) error {
 	s.calls.mu.Lock()
 	known := p.known
 	s.calls.mu.Unlock()
@@ -30,9 +30,6 @@ func (s *Server) identify(p *peer) error {
 	if !ok {
 		return errors.New("the bus knows no uid")
 	}
-	s.calls.mu.Lock()
-	p.uid, p.known = uid, true
-	s.calls.tellChanged()
-	s.calls.mu.Unlock()
+	s.calls.identified(p, uid, c)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -28,6 +29,8 @@ const (
 	longCall  = 16 << 10
 	longInAll = 4 << 20
 )
+
+var errManyCalls = driver.Errorf(driver.KindLimitExceeded, "the user has %d calls in flight", callsPerUser)
 
 // Rate limits how often a sender may call what costs much. The zero Rate is
 // no limit.
@@ -60,6 +63,8 @@ type peer struct {
 	running bool // a goroutine serves the queue
 	calls   int  // in flight
 	packets int
+	unread  int       // bytes that it was sent and is not known to have read
+	asked   time.Time // when it was sent a ping that is without an answer
 
 	// Protected by dispatcher.mu; written once.
 	known bool
@@ -106,6 +111,10 @@ type dispatcher struct {
 	load
 	users map[int64]int // calls in flight of each user, see peer.user
 	used  bool          // there was a call since the last question
+
+	unread int           // of all peers
+	pings  int           // without an answer
+	asked  map[int64]int // of each user
 
 	stopped bool           // no call is served any more
 	idle    sync.WaitGroup // goroutines that serve
@@ -162,27 +171,56 @@ func (d *dispatcher) admit(p *peer, c *call) error {
 	case p.calls >= callsPerSender:
 		return driver.Errorf(driver.KindLimitExceeded, "the sender has %d calls in flight", callsPerSender)
 	case d.users[p.user()] >= callsPerUser && p.user() != nobody:
-		return driver.Errorf(driver.KindLimitExceeded, "the user has %d calls in flight", callsPerUser)
+		return errManyCalls
 	case d.users[p.user()] >= callsPerUser, d.calls >= callsInAll:
 		return driver.Errorf(driver.KindLimitExceeded, "the service has %d calls in flight", d.calls)
 	case costly(c.member) && p.limiter != nil && !p.limiter.Allow():
 		return driver.Errorf(driver.KindLimitExceeded, "the sender calls %s too often: %d at once and %v a second are allowed", c.member, d.rate.Burst, d.rate.PerSecond)
 	}
-	user := p.user()
 	d.count(c, 1, &p.calls, &d.calls)
-	if d.users == nil {
-		d.users = make(map[int64]int)
-	}
-	d.users[user]++
+	d.charge(p.user(), 1)
 	c.finish = sync.OnceFunc(func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.count(c, -1, &p.calls, &d.calls)
-		if d.users[user]--; d.users[user] == 0 {
-			delete(d.users, user)
-		}
+		d.charge(p.user(), -1)
 	})
 	return nil
+}
+
+// charge counts n calls for a user. It must be called with mu held.
+func (d *dispatcher) charge(user int64, n int) {
+	if d.users == nil {
+		d.users = make(map[int64]int)
+	}
+	if d.users[user] += n; d.users[user] == 0 {
+		delete(d.users, user)
+	}
+}
+
+// identified tells which user a peer is, whose first call is c. What it has in
+// flight is the user's from now on; calls that are too many then are refused
+// when their turn comes, c the last of them.
+func (d *dispatcher) identified(p *peer, uid uint32, c *call) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p.known {
+		return
+	}
+	d.charge(p.user(), -p.calls)
+	p.uid, p.known = uid, true
+	d.charge(p.user(), p.calls)
+	d.tellChanged()
+	over := d.users[p.user()] - callsPerUser
+	for _, queued := range slices.Backward(append([]*call{c}, p.queue...)) {
+		if over <= 0 {
+			return
+		}
+		if !queued.isPacket() {
+			queued.err = errManyCalls
+			over--
+		}
+	}
 }
 
 // admitPacket must be called with mu held.
@@ -251,6 +289,7 @@ func (d *dispatcher) gone(name string) {
 	defer d.mu.Unlock()
 	if p := d.peers[name]; p != nil {
 		p.left = true
+		d.unread -= p.unread
 		p.cancel()
 		delete(d.peers, name)
 		d.tellChanged()

@@ -132,3 +132,42 @@ func TestPacketsAndLongCalls(t *testing.T) {
 	n, err = w.fill(":2.1", "SetParameters", longCall)
 	requireFilled(t, "short calls besides", n, err, callsPerSender)
 }
+
+// A user gets no more places by new connections, whose calls are counted as
+// nobody's until it is known whose they are; and takes nobody's from others.
+func TestCallsBeforeTheUserIsKnown(t *testing.T) {
+	t.Parallel()
+	w := newWaiting(t)
+	served := 0
+	for i := range 12 {
+		sender := fmt.Sprint(":1.", i)
+		calls := make([]*call, callsPerSender)
+		for k := range calls {
+			calls[k] = &call{sender: sender, member: "ShowAddDialog"}
+			if w.submit(calls[k]); calls[k].err != nil {
+				t.Fatalf("call %d of connection %d: %v", k, i, calls[k].err)
+			}
+		}
+		w.identified(w.peer(sender), 1000, calls[0])
+		w.identified(w.peer(sender), 1000, calls[0]) // changes nothing
+		for _, c := range calls {
+			switch {
+			case c.err == nil:
+				served++
+			case driver.KindOf(c.err) != driver.KindLimitExceeded:
+				t.Errorf("connection %d: %v", i, c.err)
+			}
+		}
+	}
+	// Those that are refused are in flight until their turn comes.
+	if served != callsPerUser {
+		t.Errorf("%d calls of the user are served, want %d", served, callsPerUser)
+	}
+	n, err := w.fill(":2.0", "Disconnect", 100)
+	requireFilled(t, "another connection", n, err, callsPerSender)
+	close(w.release)
+	w.stop()
+	if len(w.users) != 0 || w.load != (load{}) {
+		t.Errorf("in flight there still is %v %+v", w.users, w.load)
+	}
+}

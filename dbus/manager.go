@@ -39,8 +39,12 @@ func registerProvider(r *request) ([]any, error) {
 	if err := o.done(); err != nil {
 		return nil, err
 	}
-	if err := r.authorize(r.ctx, actionManageOwn); err != nil {
-		return nil, err
+	// Who is the provider was asked about before, of an earlier process perhaps: a
+	// restart must not end the session of an app that nobody sits before.
+	if !r.manager.IsRegistered(r.caller, r.text(0)) {
+		if err := r.authorize(r.ctx, actionManageOwn); err != nil {
+			return nil, err
+		}
 	}
 	if err := r.watchProcess(r.peer); err != nil {
 		return nil, err

@@ -3,6 +3,8 @@ package dbus
 import (
 	"fmt"
 	"reflect"
+	"strings"
+	"unicode/utf8"
 
 	godbus "github.com/godbus/dbus/v5"
 
@@ -139,8 +141,19 @@ func uplinkProperty(u driver.Uplink) dict {
 		"gateway":    godbus.MakeVariant(gateway),
 		"family":     godbus.MakeVariant(family),
 		"dnsServers": godbus.MakeVariant(texts(u.Nameservers)),
-		"domains":    godbus.MakeVariant(append([]string{}, u.Domains...)),
+		"domains":    godbus.MakeVariant(sendable(u.Domains)),
 	}
+}
+
+// sendable are the texts that a message can have: files may hold anything.
+func sendable(list []string) []string {
+	out := []string{}
+	for _, text := range list {
+		if utf8.ValidString(text) && !strings.ContainsRune(text, 0) {
+			out = append(out, text)
+		}
+	}
+	return out
 }
 
 func texts[T fmt.Stringer](list []T) []string {

@@ -106,7 +106,7 @@ func Dial(ctx context.Context, opts Options) (*Server, error) {
 		Call:    func(h stream.Header, message []byte, fds []int) { s.calls.submit(newCall(h, message, fds)) },
 		Longest: longest,
 	})
-	s.out = newOutbox(s.stream.Send)
+	s.out = newOutbox(s.send)
 	if err := s.connect(ctx); err != nil {
 		s.out.close()
 		return nil, fmt.Errorf("cannot connect to the bus: %w", err)
@@ -144,17 +144,19 @@ func (s *Server) Serve(ctx context.Context, manager *driver.Manager) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.conn.Context().Done():
-			return errors.New("the connection to the bus was lost")
+			return errLost
 		case err := <-s.out.failed:
 			return fmt.Errorf("cannot write to the bus: %w", err)
 		case signal, ok := <-s.signals:
 			if !ok {
-				return errors.New("the connection to the bus was lost")
+				return errLost
 			}
 			s.nameChanged(signal)
 		}
 	}
 }
+
+var errLost = errors.New("the connection to the bus was lost")
 
 func (s *Server) watchNames(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, busTimeout)
@@ -251,9 +253,13 @@ func (s *Server) serve(p *peer, c *call) {
 			s.refuse(c, driver.Errorf(driver.KindFailed, "internal error"))
 		}
 	}()
-	if err := s.identify(p); err != nil {
+	if err := s.identify(p, c); err != nil {
 		s.log.Warn("cannot find out who calls", "sender", c.sender, "error", err)
 		s.refuse(c, driver.Errorf(driver.KindNotAuthorized, "the bus does not tell who calls"))
+		return
+	}
+	if c.err != nil { // found when it was known who calls
+		s.refuse(c, c.err)
 		return
 	}
 	r := &request{call: c, Server: s, peer: p, ctx: context.Background(), caller: driver.Caller{UID: p.uid, Conn: p.name}}

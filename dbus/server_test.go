@@ -507,7 +507,7 @@ func TestUplinkProperty(t *testing.T) {
 	}
 	b.manager.SetUplink(driver.Uplink{
 		Interface: "eth0", Index: 2, Gateway: netip.MustParseAddr("fe80::1"), IPv6: true,
-		Nameservers: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, Domains: []string{"home.arpa"},
+		Nameservers: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, Domains: []string{"home.arpa", "not\xfftext", "nor\x00this"},
 	})
 	want := dict{
 		"interface": godbus.MakeVariant("eth0"), "index": godbus.MakeVariant(int32(2)), "gateway": godbus.MakeVariant("fe80::1"),

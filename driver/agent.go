@@ -83,20 +83,23 @@ func (m *Manager) wake(key providerKey) {
 
 // AutoConnect connects what the user wants to be connected when the app is
 // there: of the app's configs with AutoConnect that were connected before the
-// one that was so last, where nothing else is active.
+// one that was so last, where nothing else is active or about to be by a call.
 func (m *Manager) AutoConnect(ctx context.Context, by Caller, app string, req Connect) error {
 	id, err := m.autoConnect(by, app)
 	if id == "" || err != nil {
 		return err
 	}
-	_, err = m.Connect(ctx, by, id, req)
+	req.OnlyIfIdle = true
+	if _, err = m.Connect(ctx, by, id, req); errors.Is(err, errNotIdle) {
+		return nil // somebody was faster
+	}
 	return err
 }
 
 func (m *Manager) autoConnect(by Caller, app string) (id ConfigID, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if app, err = m.ownApp(by, app); err != nil || m.active != nil {
+	if app, err = m.ownApp(by, app); err != nil || !m.vacant() {
 		return "", err
 	}
 	latest := uint64(0)

@@ -36,7 +36,7 @@ func (m *Manager) CreateConfig(by Caller, n NewConfig) (ConfigID, error) {
 	if m.configs[id] != nil {
 		return "", Errorf(KindAlreadyExists, "app %q has a config %q already", app, n.Name)
 	}
-	if err := cmp.Or(m.room(n.Owner), m.roomForData(n.Owner, id, n.Data)); err != nil {
+	if err := cmp.Or(m.room(n.Owner, id), m.roomForData(n.Owner, id, n.Data)); err != nil {
 		return "", err
 	}
 	p := m.providers[providerKey{n.Owner, app}]
@@ -54,25 +54,40 @@ func (m *Manager) CreateConfig(by Caller, n NewConfig) (ConfigID, error) {
 	return id, nil
 }
 
-// room must be called with mu held.
-func (m *Manager) room(owner uint32) error {
-	own, all := 0, 0
-	for _, c := range m.configs {
-		if c.File != "" {
-			continue // the administrator knows
-		}
+// room says whether there may be one more config, of that id. It must be called
+// with mu held.
+func (m *Manager) room(owner uint32, id ConfigID) error {
+	own, all := m.stored(owner, id)
+	switch {
+	case own >= m.opts.ConfigsPerUser:
+		return Errorf(KindLimitExceeded, "uid %d has %d configs, removed ones in lockdown included, %d are allowed", owner, own, m.opts.ConfigsPerUser)
+	case all >= m.opts.Configs:
+		return Errorf(KindLimitExceeded, "there are %d configs, removed ones in lockdown included, %d are allowed", all, m.opts.Configs)
+	}
+	return nil
+}
+
+// stored counts the configs that programs made, those of owner and all, but for
+// the one of that id. A removed one that is still in lockdown counts: making and
+// removing such ones would fill the disk. It must be called with mu held.
+func (m *Manager) stored(owner uint32, but ConfigID) (own, all int) {
+	count := func(of uint32) {
 		all++
-		if c.Owner == owner {
+		if of == owner {
 			own++
 		}
 	}
-	switch {
-	case own >= m.opts.ConfigsPerUser:
-		return Errorf(KindLimitExceeded, "uid %d has %d configs, %d are allowed", owner, own, m.opts.ConfigsPerUser)
-	case all >= m.opts.Configs:
-		return Errorf(KindLimitExceeded, "there are %d configs, %d are allowed", all, m.opts.Configs)
+	for _, c := range m.configs {
+		if c.File == "" { // of the others the administrator knows
+			count(c.Owner)
+		}
 	}
-	return nil
+	for id, r := range m.forgotten {
+		if r.Lockdown && id != but {
+			count(r.Owner)
+		}
+	}
+	return own, all
 }
 
 // How much data all configs may have, as valid.Size counts: of a user, and in

@@ -80,6 +80,75 @@ func TestConfigLimits(t *testing.T) {
 	kind(t, err, driver.KindLimitExceeded)
 }
 
+// A config that is removed in lockdown is kept, and counts, or making and removing
+// such ones would fill the disk.
+func TestConfigLimitsCountLockdowns(t *testing.T) {
+	b := newBench(t)
+	removeLocked := func(by driver.Caller, name string) error {
+		id, err := b.CreateConfig(by, driver.NewConfig{App: app, Name: name, Owner: by.UID})
+		if err != nil {
+			return err
+		}
+		b.mustLockdown(by, id, true)
+		return b.DestroyConfig(by, id)
+	}
+	for i := range 127 {
+		if err := removeLocked(provider, fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kind(t, removeLocked(provider, "one more"), driver.KindLimitExceeded)
+	// The ones that there were may come and go.
+	for range 3 {
+		if err := removeLocked(provider, "7"); err != nil {
+			t.Error(err)
+		}
+	}
+	for uid := range uint32(7) {
+		for i := range 128 {
+			if err := removeLocked(driver.Caller{UID: 2000 + uid, Conn: ":1.9"}, fmt.Sprint(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	kind(t, removeLocked(stranger, "x"), driver.KindLimitExceeded)
+	if n := len(b.records()); n != 1024 {
+		t.Errorf("%d records are stored", n)
+	}
+	if err := b.Unlock(t.Context(), root, true); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(b.records()); n != 1 {
+		t.Errorf("%d records are stored once the lockdowns are ended", n)
+	}
+	b.create(provider, "one more")
+}
+
+// One that is kept only until its provider is told does not count.
+func TestConfigLimitsWithoutTheProvider(t *testing.T) {
+	b := newBench(t)
+	b.ConnectionGone(provider.Conn)
+	if err := b.RemoveConfig(ui, b.work); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 128 {
+		b.create(ui, fmt.Sprint(i))
+	}
+	if n := len(b.records()); n != 129 {
+		t.Errorf("%d records are stored", n)
+	}
+}
+
+// records is what the next process would find.
+func (b *bench) records() []driver.Record {
+	b.t.Helper()
+	records, err := b.Load()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return records
+}
+
 // What another program of the user creates and removes is told to the
 // provider, once: at once, or when it comes.
 func TestPlatformConfigs(t *testing.T) {

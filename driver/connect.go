@@ -23,12 +23,18 @@ type Connect struct {
 	// of those in lockdown, while there is a lockdown. nil: it may.
 	PassLockdown func(context.Context) error
 
+	// OnlyIfIdle: the call ends no session, and gives way to calls without it.
+	OnlyIfIdle bool
+
 	// Waiting is told whenever the call is about to wait for something.
 	Waiting func()
 }
 
 // attempt is a Connect that has no session yet; Disconnect cancels it.
-type attempt struct{ cancel context.CancelCauseFunc }
+type attempt struct {
+	cancel   context.CancelCauseFunc
+	givesWay bool // it is one with OnlyIfIdle
+}
 
 func (c *config) cancelWaiting() {
 	for a := range c.waiting {
@@ -60,7 +66,7 @@ func (m *Manager) Connect(ctx context.Context, by Caller, id ConfigID, req Conne
 		m.mu.Unlock()
 		return 0, errDown
 	}
-	a := &attempt{cancel: cancel}
+	a := &attempt{cancel: cancel, givesWay: req.OnlyIfIdle}
 	if c.waiting == nil {
 		c.waiting = make(map[*attempt]struct{})
 	}
@@ -126,7 +132,10 @@ func (m *Manager) connectAlone(ctx context.Context, by Caller, c *config, req Co
 	return m.open(ctx, by, c)
 }
 
-var errForeign = Errorf(KindBusy, "another user is connected")
+var (
+	errForeign = Errorf(KindBusy, "another user is connected")
+	errNotIdle = Errorf(KindBusy, "another config is connected, or about to be")
+)
 
 func (r Connect) waits() {
 	if r.Waiting != nil {
@@ -134,11 +143,30 @@ func (r Connect) waits() {
 	}
 }
 
+// vacant says whether a Connect with OnlyIfIdle may go on: nothing is active,
+// and no other call, of anybody, is about to change that. Such calls give way to
+// none of their own kind, or two of them would both give up. It must be called
+// with mu held.
+func (m *Manager) vacant() bool {
+	for _, c := range m.configs {
+		for a := range c.waiting {
+			if !a.givesWay {
+				return false
+			}
+		}
+	}
+	return m.active == nil
+}
+
 // makeWay ends the session that is in the way of a new one of c.
 func (m *Manager) makeWay(ctx context.Context, c *config, req Connect, override bool) error {
 	for {
 		m.mu.Lock()
 		s := m.active
+		if req.OnlyIfIdle && !m.vacant() {
+			m.mu.Unlock()
+			return errNotIdle
+		}
 		if _, err := m.running(providerKey{c.Owner, c.App}); err != nil || s == nil || s.config == c && s.state != Disconnecting {
 			m.mu.Unlock()
 			return err

@@ -325,7 +325,7 @@ func TestSecondChannelInTime(t *testing.T) {
 				t.Fatal(mtu, err)
 			}
 			ch.Close()
-			b.Tunnel().Events.ChannelClosed(io.EOF)
+			b.Tunnel().EndChannel(io.EOF)
 			time.Sleep(4 * time.Second)
 		}
 		b.state(driver.Configured, "")
@@ -346,7 +346,7 @@ func TestPacketSignals(t *testing.T) {
 		b.Log()
 		b.Tunnel().Events.Packet([]byte{0x45})
 		b.observed("packet 45 of session 1 to :1.1")
-		b.Tunnel().Events.ChannelClosed(io.EOF)
+		b.Tunnel().EndChannel(io.EOF)
 		time.Sleep(time.Hour)
 		b.state(driver.Configured, "")
 		b.Shutdown()

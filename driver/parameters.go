@@ -17,7 +17,8 @@ const applyTimeout = 20 * time.Second
 // holds Go values of D-Bus types. It gives warnings, one sentence each.
 func (m *Manager) SetParameters(ctx context.Context, by Caller, id SessionID, dict map[string]any) ([]string, error) {
 	var s *session
-	if err := m.owned(by, id, func(own *session) error { s = own; return nil }); err != nil {
+	var asked uint64
+	if err := m.owned(by, id, func(own *session) error { s, asked = own, own.asked; return nil }); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
@@ -34,7 +35,7 @@ func (m *Manager) SetParameters(ctx context.Context, by Caller, id SessionID, di
 	if err != nil {
 		return nil, err
 	}
-	if err := m.apply(ctx, s, p, host); err != nil {
+	if err := m.apply(ctx, s, p, host, asked); err != nil {
 		return nil, s.abandoned(err)
 	}
 	return warnings, nil
@@ -58,8 +59,9 @@ func (m *Manager) check(ctx context.Context, s *session, dict map[string]any) (p
 	return p, host, append(warnings, omitted...), nil
 }
 
-// apply makes the parameters hold. session.work is held.
-func (m *Manager) apply(ctx context.Context, s *session, p params.Parameters, host params.Host) error {
+// apply makes the parameters hold. asked is session.asked as it was when the call
+// began. session.work is held.
+func (m *Manager) apply(ctx context.Context, s *session, p params.Parameters, host params.Host, asked uint64) error {
 	if err := m.opts.Network.Apply(ctx, network(p, s.link)); err != nil {
 		kind := KindFailed
 		if errors.Is(err, context.DeadlineExceeded) { // systemd-resolved, say
@@ -77,6 +79,9 @@ func (m *Manager) apply(ctx context.Context, s *session, p params.Parameters, ho
 		s.endLocked(EventBroken, ReasonInternal+err.Error())
 		return Errorf(KindFailed, "cannot set the packet filter: %v", err)
 	}
+	// Without reconnect nothing is told and answered any more, linkUp neither: then
+	// these are the last word.
+	s.late = p.Reconnect && s.asked != asked
 	s.transition(EventParameters, func() { s.params, s.set = p, true })
 	return nil
 }

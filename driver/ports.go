@@ -75,7 +75,8 @@ type Opener interface {
 // TunnelEvents is what a tunnel tells. The functions are called from
 // goroutines of the tunnel and may take their time.
 type TunnelEvents struct {
-	// ChannelClosed: the client ended the channel.
+	// ChannelClosed: the client ended the channel. There may be another one by
+	// now: see Tunnel.Attached.
 	ChannelClosed func(err error)
 
 	// Failed: the TUN died.
@@ -95,6 +96,10 @@ type Tunnel interface {
 	// Attach makes ch the channel, in place of an earlier one, which is
 	// closed. It owns ch from then on, also where it fails.
 	Attach(ch *os.File, format ChannelFormat) error
+
+	// Attached says whether there is a channel that has not ended. It does not
+	// wait.
+	Attached() bool
 
 	// Send puts one packet into the TUN, through the same filter.
 	Send(packet []byte) error

@@ -89,6 +89,16 @@ func (m *Manager) RegisterProvider(by Caller, app string, opts ProviderOptions, 
 	return Registration{Configs: m.configsOf(key), New: fresh}, nil
 }
 
+// IsRegistered says whether the caller's connection is the provider of the app
+// already.
+func (m *Manager) IsRegistered(by Caller, app string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	app, err := m.ownApp(by, app)
+	p := m.providers[providerKey{by.UID, app}]
+	return err == nil && p != nil && p.conn == by.Conn
+}
+
 // registered must be called with mu held.
 func (m *Manager) registered(uid uint32) (n int) {
 	for key := range m.providers {

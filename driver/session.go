@@ -70,6 +70,8 @@ type session struct {
 	final    State // what follows disconnecting
 	notified bool
 	down     bool          // the last link message was linkDown
+	asked    uint64        // how often reconnecting began, or began anew
+	late     bool          // the parameters to be taken over were begun before the last of these
 	asleep   chan struct{} // closed by Acknowledge; nil: nothing to acknowledge
 	gone     bool          // the provider has left the bus
 	reason   string
@@ -130,7 +132,7 @@ func (s *session) events() TunnelEvents {
 // anybody is told. It must be called with Manager.mu held.
 func (s *session) transition(event Event, edits ...func()) bool {
 	out, ok := next(s.state, event, circumstances{
-		notified: s.notified, reconnect: s.params.Reconnect, down: s.down, final: s.final,
+		notified: s.notified, reconnect: s.params.Reconnect, down: s.down, late: s.late, final: s.final,
 	})
 	if !ok {
 		return false
@@ -170,6 +172,11 @@ func (s *session) enter(event Event, out outcome, entered bool, edits []func()) 
 		s.down = true
 	case MessageLinkUp, MessageLinkChanged:
 		s.down = false
+	}
+	// What has a session reconnect, once more or not, sets the timer; nothing else
+	// in that state does.
+	if out.next == Reconnecting && out.timer != timerKeeps {
+		s.asked++
 	}
 	if entered && s.since == 0 {
 		s.since = microseconds(time.Now())
@@ -234,12 +241,13 @@ func (s *session) message(message, text string) {
 	}
 }
 
-// channelClosed gives the client time to open another channel.
+// channelClosed gives the client time to open another channel. It may have done
+// so while this waited for the lock.
 func (s *session) channelClosed(error) {
 	<-s.ready
 	s.m.mu.Lock()
 	defer s.m.mu.Unlock()
-	if s.signals || !s.state.HasSession() || s.state == Disconnecting || s.channel != nil {
+	if s.signals || !s.state.HasSession() || s.state == Disconnecting || s.channel != nil || s.tunnel.Attached() {
 		return
 	}
 	s.missChannel()

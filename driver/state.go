@@ -54,6 +54,10 @@ type circumstances struct {
 	// down: the last that the provider was told of the uplink is linkDown.
 	down bool
 
+	// late: the parameters were begun before the provider was told what to
+	// answer with parameters.
+	late bool
+
 	// final is where an ending session goes to.
 	final State
 }
@@ -90,10 +94,7 @@ func next(state State, event Event, c circumstances) (out outcome, ok bool) {
 	case EventOpenFailed:
 		return outcome{next: Failed}, !state.HasSession()
 	case EventParameters:
-		if c.notified {
-			return outcome{next: Connected, timer: timerStops}, alive
-		}
-		return outcome{next: Configured, timer: timerStops}, alive
+		return nextParameters(state, c), alive
 	case EventNotifyConnected:
 		// In connecting and reconnecting it is remembered for the next
 		// parameters, which alone end those states.
@@ -107,7 +108,7 @@ func next(state State, event Event, c circumstances) (out outcome, ok bool) {
 	case EventSleep:
 		return outcome{next: state, message: MessageSuspend}, alive && c.reconnect
 	case EventWake:
-		return outcome{next: Reconnecting, message: MessageResume, timer: timerStarts}, alive && c.reconnect
+		return nextWake(c), alive && c.reconnect
 	case EventStop:
 		return outcome{next: Disconnecting, end: Idle, timer: timerStops}, alive
 	case EventTimeout:
@@ -118,6 +119,28 @@ func next(state State, event Event, c circumstances) (out outcome, ok bool) {
 		return outcome{next: c.final}, state == Disconnecting
 	}
 	return outcome{next: state}, false
+}
+
+// nextParameters is next for parameters that hold now. Late ones hold, too, but
+// are not the answer that reconnecting waits for.
+func nextParameters(state State, c circumstances) outcome {
+	switch {
+	case c.late:
+		return outcome{next: state}
+	case c.notified:
+		return outcome{next: Connected, timer: timerStops}
+	}
+	return outcome{next: Configured, timer: timerStops}
+}
+
+// nextWake is next for the end of sleep. Without an uplink there is nothing to
+// reconnect over, and so no time limit, until linkUp starts it.
+func nextWake(c circumstances) outcome {
+	out := outcome{next: Reconnecting, message: MessageResume, timer: timerStarts}
+	if c.down {
+		out.timer = timerStops
+	}
+	return out
 }
 
 // nextUplink is next for what becomes of the uplink under a session. Without

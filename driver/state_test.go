@@ -13,6 +13,7 @@ func TestEveryStateAndEvent(t *testing.T) {
 	states := []State{Idle, Connecting, Configured, Connected, Reconnecting, Disconnecting, Failed}
 	plain, told := circumstances{final: Failed}, circumstances{notified: true, final: Failed}
 	again, down := circumstances{reconnect: true, final: Failed}, circumstances{reconnect: true, down: true, final: Failed}
+	late, lateTold := circumstances{late: true, final: Failed}, circumstances{late: true, notified: true, final: Failed}
 	for _, row := range []struct {
 		event Event
 		c     circumstances
@@ -22,6 +23,8 @@ func TestEveryStateAndEvent(t *testing.T) {
 		{EventOpenFailed, plain, "failed . . . . . failed"},
 		{EventParameters, plain, ". configured- configured- configured- configured- . ."},
 		{EventParameters, told, ". connected- connected- connected- connected- . ."},
+		{EventParameters, late, ". connecting configured connected reconnecting . ."},
+		{EventParameters, lateTold, ". connecting configured connected reconnecting . ."},
 		{EventNotifyConnected, told, ". connecting connected connected reconnecting . ."},
 		{EventNotifyFailure, plain, ". >failed- >failed- >failed- >failed- . ."},
 		{EventStop, plain, ". >idle- >idle- >idle- >idle- . ."},
@@ -42,6 +45,7 @@ func TestEveryStateAndEvent(t *testing.T) {
 		{EventSleep, again, ". connecting!suspend configured!suspend connected!suspend reconnecting!suspend . ."},
 		{EventWake, plain, ". . . . . . ."},
 		{EventWake, again, ". reconnecting!resume+ reconnecting!resume+ reconnecting!resume+ reconnecting!resume+ . ."},
+		{EventWake, down, ". reconnecting!resume- reconnecting!resume- reconnecting!resume- reconnecting!resume- . ."},
 		{Event("unheard of"), plain, ". . . . . . ."},
 	} {
 		for i, want := range strings.Fields(row.want) {

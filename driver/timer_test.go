@@ -1,8 +1,10 @@
 package driver_test
 
 import (
+	"io"
 	"os"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/vpnprovider/vpnproviderd/driver"
@@ -36,7 +38,7 @@ func TestChannelInTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	release := b.Hold("attach")
-	b.Tunnel().Events.ChannelClosed(os.ErrClosed)
+	b.Tunnel().EndChannel(os.ErrClosed)
 	time.AfterFunc(2*opts.ChannelTimeout, release)
 	if err := open(); err != nil {
 		t.Error(err)
@@ -44,4 +46,28 @@ func TestChannelInTime(t *testing.T) {
 	time.Sleep(opts.ChannelTimeout) // nothing to wait for: the session must live
 	b.state(driver.Connecting, "")
 	b.Shutdown()
+}
+
+// The end of a channel that is told of only when there is another one is none.
+func TestChannelReplacedBeforeItsEndIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		s := b.connect(b.work)
+		b.setParameters(s)
+		for range 2 {
+			b.Tunnel().LoseChannel()
+			channel, _, err := b.OpenChannel(provider, s, driver.FormatPacket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer channel.Close()
+			b.Tunnel().Events.ChannelClosed(io.EOF)
+			time.Sleep(time.Minute)
+			b.state(driver.Configured, "")
+		}
+		b.Tunnel().EndChannel(io.EOF) // and of this one it counts
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		b.state(driver.Failed, driver.ReasonChannelClosed)
+	})
 }

@@ -159,14 +159,14 @@ func TestChannelByToken(t *testing.T) {
 		if n, err := former.Read(make([]byte, 1)); n > 0 || err == nil {
 			t.Errorf("the former channel gives %d bytes, %v", n, err)
 		}
-		b.Tunnel().Events.ChannelClosed(nil)
+		b.Tunnel().EndChannel(nil)
 		time.Sleep(4 * time.Second)
 		if _, err := b.bring(provider.UID, b.token(s)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
 		b.state(driver.Configured, "")
-		b.Tunnel().Events.ChannelClosed(nil)
+		b.Tunnel().EndChannel(nil)
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		b.state(driver.Failed, driver.ReasonChannelClosed)

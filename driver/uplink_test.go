@@ -167,6 +167,144 @@ func TestSleep(t *testing.T) {
 	})
 }
 
+// A machine that wakes without an uplink has no time limit, until it is back.
+func TestWakeWithoutUplink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _, _ := online(t, true)
+		b.SetUplink(none)
+		<-b.Sleep()
+		b.Wake()
+		time.Sleep(time.Hour)
+		b.state(driver.Reconnecting, "")
+		b.SetUplink(wired)
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		b.state(driver.Failed, "connection timed out")
+		b.clean()
+	})
+}
+
+// Parameters that were begun before the provider was told that the network below
+// is another one hold, but are not its answer to that.
+func TestParametersBegunBefore(t *testing.T) {
+	for name, change := range map[string]func(*bench){
+		"replaced": func(b *bench) { b.SetUplink(wireless) },
+		"replaced while reconnecting": func(b *bench) {
+			b.SetUplink(wireless)
+			b.SetUplink(wired)
+		},
+		"lost and back": func(b *bench) {
+			b.SetUplink(none)
+			b.SetUplink(wired)
+		},
+		"slept": func(b *bench) {
+			b.Sleep()
+			b.Wake()
+		},
+	} {
+		for _, begun := range []driver.State{driver.Connected, driver.Reconnecting} {
+			t.Run(name+" in "+string(begun), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b, s, p := online(t, true)
+					if begun == driver.Reconnecting {
+						b.SetUplink(rerouted)
+						time.Sleep(time.Minute)
+					}
+					release := b.Hold("apply")
+					done := make(chan error, 2) // the second one waits for the first
+					for range cap(done) {
+						go func() {
+							former := maps.Clone(p)
+							former["mtu"] = "1400"
+							_, err := b.SetParameters(t.Context(), provider, s, former)
+							done <- err
+						}()
+					}
+					synctest.Wait()
+					change(b)
+					release()
+					for range cap(done) {
+						if err := <-done; err != nil {
+							t.Error(err)
+						}
+					}
+					b.state(driver.Reconnecting, "")
+					if mtu := b.Sessions(ui)[0].Parameters.MTU; mtu != 1400 {
+						t.Errorf("the MTU is %d", mtu)
+					}
+					time.Sleep(5*time.Minute - 1) // and the timer goes on
+					b.state(driver.Reconnecting, "")
+					if _, err := b.SetParameters(t.Context(), provider, s, p); err != nil {
+						t.Error(err)
+					}
+					b.state(driver.Connected, "")
+					time.Sleep(time.Hour)
+					b.state(driver.Connected, "")
+					b.Shutdown()
+				})
+			})
+		}
+	}
+}
+
+// The timer that late parameters leave alone ends the session.
+func TestLateParametersKeepTheTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, s, p := online(t, true)
+		release := b.Hold("apply")
+		done := make(chan error)
+		go func() {
+			_, err := b.SetParameters(t.Context(), provider, s, p)
+			done <- err
+		}()
+		synctest.Wait()
+		b.SetUplink(wireless)
+		time.Sleep(time.Second)
+		release()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		time.Sleep(5*time.Minute - time.Second)
+		synctest.Wait()
+		b.state(driver.Failed, "connection timed out")
+		b.clean()
+	})
+}
+
+// Only a message that asks for parameters makes those late that are under way,
+// and only while the app is told of the uplink at all.
+func TestParametersInTime(t *testing.T) {
+	for name, tt := range map[string]struct {
+		reconnect bool
+		meanwhile func(*bench)
+	}{
+		"suspend":           {true, func(b *bench) { b.Sleep() }},
+		"without reconnect": {false, func(b *bench) { b.SetUplink(none) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, s, p := online(t, true)
+				b.SetUplink(wireless)
+				release := b.Hold("apply")
+				done := make(chan error)
+				go func() {
+					p["reconnect"] = tt.reconnect
+					_, err := b.SetParameters(t.Context(), provider, s, p)
+					done <- err
+				}()
+				synctest.Wait()
+				tt.meanwhile(b)
+				release()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				b.state(driver.Connected, "")
+				b.Shutdown()
+			})
+		})
+	}
+}
+
 func TestSleepWithoutReconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _, _ := online(t, false)

@@ -201,6 +201,8 @@ func (t *tunnel) forgetChannel() {
 	}
 }
 
+// channelClosed tells of the end of a channel that no other one has followed. One
+// may follow before that is heard: who is told asks Attached.
 func (t *tunnel) channelClosed(err error) {
 	t.mu.Lock()
 	replaced := t.Attached()

@@ -83,7 +83,7 @@ func (s *Stream) ask(m *godbus.Message, read bool) (serial uint32, came chan ans
 	serial = s.asked | askedSerial
 	s.waiting[serial] = question{came, read}
 	s.asking.Unlock()
-	if err := s.sendAs(m, serial); err != nil {
+	if _, err := s.sendAs(m, serial); err != nil {
 		s.forget(serial, came)
 		return 0, nil, err
 	}

@@ -292,10 +292,14 @@ func rights(oob []byte) ([]int, error) {
 	return fds, nil
 }
 
+// ErrEncode says that a message cannot be encoded, such as one with a text that is
+// not UTF-8. Nothing was sent.
+var ErrEncode = errors.New("cannot encode a message")
+
 // Send encodes a message and writes it, with the descriptors among its
-// arguments, of which it keeps none. The numbers of replies and signals need not
+// arguments, of which it keeps none, and returns how many bytes it has. The numbers of replies and signals need not
 // differ from those that godbus gives to calls: nobody refers to them.
-func (s *Stream) Send(m *godbus.Message) error {
+func (s *Stream) Send(m *godbus.Message) (int, error) {
 	serial := s.serial.Add(1) &^ askedSerial
 	if serial == 0 {
 		serial = s.serial.Add(1) &^ askedSerial
@@ -303,27 +307,27 @@ func (s *Stream) Send(m *godbus.Message) error {
 	return s.sendAs(m, serial)
 }
 
-func (s *Stream) sendAs(m *godbus.Message, serial uint32) error {
+func (s *Stream) sendAs(m *godbus.Message, serial uint32) (int, error) {
 	if n := countFDs(m.Body); n > 0 {
 		m.Headers[godbus.FieldUnixFDs] = godbus.MakeVariant(uint32(n))
 	}
 	var buf bytes.Buffer
 	fds, err := m.EncodeToWithFDs(&buf, binary.LittleEndian)
 	if err != nil {
-		return err
+		return 0, fmt.Errorf("%w: %w", ErrEncode, err)
 	}
 	binary.LittleEndian.PutUint32(buf.Bytes()[8:], serial)
 	s.write.Lock()
 	defer s.write.Unlock()
 	if len(fds) == 0 {
 		_, err = s.conn.Write(buf.Bytes())
-		return err
+		return buf.Len(), err
 	}
 	n, _, err := s.conn.WriteMsgUnix(buf.Bytes(), syscall.UnixRights(fds...), nil)
 	if err == nil && n < buf.Len() {
 		_, err = s.conn.Write(buf.Bytes()[n:])
 	}
-	return err
+	return buf.Len(), err
 }
 
 // countFDs counts descriptors among the arguments; nobody here puts one any

@@ -320,3 +320,18 @@ func FuzzStream(f *testing.F) {
 		s.conn.Close()
 	})
 }
+
+// A text that cannot be sent is no reason to give up the bus.
+func TestSendWhatCannotBeEncoded(t *testing.T) {
+	s, bus := pair(t, Options{})
+	if n, err := s.Send(message(godbus.TypeSignal, ":1.5", "com.example", "Told", "not\xfftext")); n != 0 || !errors.Is(err, ErrEncode) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	n, err := s.Send(message(godbus.TypeSignal, ":1.5", "com.example", "Told", "text"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadFull(bus, make([]byte, n)); err != nil {
+		t.Errorf("%d bytes came, %v", got, err)
+	}
+}

@@ -399,6 +399,19 @@ func (t *Tunnel) Attach(ch *os.File, format driver.ChannelFormat) error {
 	return nil
 }
 
+// Attached is driver.Tunnel.
+func (t *Tunnel) Attached() bool {
+	t.world.mu.Lock()
+	defer t.world.mu.Unlock()
+	return t.channel != nil
+}
+
+// EndChannel has the client end the channel.
+func (t *Tunnel) EndChannel(err error) {
+	t.LoseChannel()
+	t.Events.ChannelClosed(err)
+}
+
 // Format is that of the channel that was attached last.
 func (t *Tunnel) Format() driver.ChannelFormat {
 	t.world.mu.Lock()

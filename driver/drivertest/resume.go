@@ -79,6 +79,8 @@ func linkOf(slot int) routing.Link {
 func (t *Tunnel) LoseChannel() {
 	t.world.mu.Lock()
 	defer t.world.mu.Unlock()
-	t.channel.Close()
-	t.channel = nil
+	if t.channel != nil {
+		t.channel.Close()
+		t.channel = nil
+	}
 }
