@@ -103,6 +103,7 @@ func peakHeap() (peak *uint64, stop func()) {
 // readUntilError reads and forgets until a call is answered with an error. It
 // answers the service's pings, as libraries do.
 func readUntilError(t *testing.T, conn *net.UnixConn, service string) error {
+	t.Helper()
 	for {
 		var head [16]byte
 		if _, err := io.ReadFull(conn, head[:]); err != nil {
@@ -112,10 +113,10 @@ func readUntilError(t *testing.T, conn *net.UnixConn, service string) error {
 		if _, err := io.CopyN(io.Discard, conn, int64((fields+7)&^7+body)); err != nil {
 			return err
 		}
-		switch godbus.Type(head[1]) {
-		case godbus.TypeError:
+		if godbus.Type(head[1]) == godbus.TypeError {
 			return nil
-		case godbus.TypeMethodCall:
+		}
+		if godbus.Type(head[1]) == godbus.TypeMethodCall {
 			pong := &godbus.Message{Type: godbus.TypeMethodReply, Headers: map[godbus.HeaderField]godbus.Variant{
 				godbus.FieldDestination: godbus.MakeVariant(service),
 				godbus.FieldReplySerial: godbus.MakeVariant(serial),

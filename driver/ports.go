@@ -10,8 +10,8 @@ import (
 )
 
 // Network is the host's network, as routing.Network is: Apply and Lock go to the
-// wanted state or, with an error, leave the previous one. One of Resume and Sweep
-// comes before them.
+// wanted state or, with an error, leave the previous one; an end goes on later. One
+// of Resume and Sweep comes before them.
 type Network interface {
 	// Apply makes want the state of the session. The zero Config undoes
 	// everything but a lockdown.

@@ -41,10 +41,15 @@ type Filter struct {
 type TunnelEnd struct {
 	Link      int
 	Addresses []netip.Addr
+
+	// Spared are the local networks that stay out of the tunnel, sorted. What
+	// comes out of it in the name of one is dropped, unless packets to that
+	// address go into the tunnel: a longer block may have been included.
+	Spared []netip.Prefix
 }
 
 func (t TunnelEnd) equal(o TunnelEnd) bool {
-	return t.Link == o.Link && slices.Equal(t.Addresses, o.Addresses)
+	return t.Link == o.Link && slices.Equal(t.Addresses, o.Addresses) && slices.Equal(t.Spared, o.Spared)
 }
 
 // equal says whether both do the same, as far as is known.
@@ -102,6 +107,13 @@ func (f *Filter) addTunnel(t TunnelEnd) {
 		}
 	}
 	f.Tunnels[i].Addresses = addresses
+	f.Tunnels[i].Spared = sortedPrefixes(slices.Concat(f.Tunnels[i].Spared, t.Spared))
+}
+
+// sortedPrefixes has each once. It takes the list over.
+func sortedPrefixes(list []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(list, netip.Prefix.Compare)
+	return slices.Compact(list)
 }
 
 func sortedUnion(a, b []int) []int {

@@ -36,6 +36,10 @@ func TestPlanFilter(t *testing.T) {
 	}
 	c := routing.Config{Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1500, Addresses: prefixes("10.8.0.2/24", "fd00::2/64")}
 	end := []routing.TunnelEnd{{Link: 7, Addresses: addrs("10.8.0.2", "fd00::2")}}
+	around := []routing.TunnelEnd{end[0]} // of a full tunnel
+	around[0].Spared = prefixes("172.17.0.0/16", "172.18.0.0/16")
+	home := []routing.TunnelEnd{end[0]}
+	home[0].Spared = prefixes("172.17.0.0/16", "172.18.0.0/16", "192.168.1.0/24")
 	full := c
 	full.Include = prefixes("0.0.0.0/0")
 	full.DNS.Servers = addrs("10.8.0.1")
@@ -52,16 +56,17 @@ func TestPlanFilter(t *testing.T) {
 	}{
 		"nothing":           {},
 		"a tunnel":          {config: c, filter: theirs, marked: []routing.MarkedLink{{3}, {2}}},
-		"all names":         {config: full, filter: &routing.Filter{Tunnels: end, Names: true, Asker: 101, Local: []int{5, 9}, Marked: []int{2, 3}}, marked: []routing.MarkedLink{{3}, {2}}},
+		"all names":         {config: full, filter: &routing.Filter{Tunnels: around, Names: true, Asker: 101, Local: []int{5, 9}, Marked: []int{2, 3}}, marked: []routing.MarkedLink{{3}, {2}}},
 		"names, split":      {config: split, filter: theirs, marked: []routing.MarkedLink{{3}, {2}}},
-		"names, and a LAN":  {config: lan, filter: theirs, marked: []routing.MarkedLink{{3}, {2}}},
-		"some names":        {config: some, filter: theirs, marked: []routing.MarkedLink{{3}, {2}}},
+		"names, and a LAN":  {config: lan, filter: &routing.Filter{Tunnels: home, Marked: []int{2, 3}}, marked: []routing.MarkedLink{{3}, {2}}},
+		"some names":        {config: some, filter: &routing.Filter{Tunnels: around, Marked: []int{2, 3}}, marked: []routing.MarkedLink{{3}, {2}}},
 		"a lockdown":        {lockdown: true, filter: &routing.Filter{Lockdown: true, Local: []int{5, 9}}},
 		"a lockdown, in it": {config: c, lockdown: true, filter: &routing.Filter{Tunnels: end, Lockdown: true, Local: []int{5, 9}, Marked: []int{2, 3}}, marked: []routing.MarkedLink{{3}, {2}}},
 	} {
 		s := routing.Plan(want.config, want.lockdown, facts)
 		same := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
-		if diff := cmp.Diff(want.filter, s.Firewall, same); diff != "" {
+		samePrefix := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+		if diff := cmp.Diff(want.filter, s.Firewall, same, samePrefix); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 		if diff := cmp.Diff(want.marked, s.Marked); diff != "" {
@@ -119,6 +124,39 @@ func TestUpdateStaysFiltered(t *testing.T) {
 	}
 }
 
+// In between, too, nothing comes out of the tunnel in the name of a local network.
+func TestUpdateKeepsSpared(t *testing.T) {
+	h := newHost(false)
+	lan := routing.Subnet{Prefix: netip.MustParsePrefix("172.17.0.0/16"), Link: 3, Virtual: true}
+	another := routing.Subnet{Prefix: netip.MustParsePrefix("10.2.0.0/16"), Link: 4, Virtual: true}
+	h.kernel.SetFacts(routing.Facts{Subnets: []routing.Subnet{lan}})
+	c := fullTunnel()
+	c.DNS = routing.DNS{} // with it the filter has the links, too
+	h.apply(t, c)
+	sets := 0
+	h.firewall.Trace = func() {
+		sets++
+		if f := h.firewall.Current(); !slices.Contains(f.Tunnels[0].Spared, lan.Prefix) {
+			t.Errorf("%s is not in %+v", lan.Prefix, f.Tunnels)
+		}
+	}
+	c.Addresses = prefixes("10.8.0.3/24")
+	h.apply(t, c)
+	for _, list := range [][]routing.Subnet{{lan, another}, {another, lan}, {lan}} {
+		before := sets
+		h.kernel.SetFacts(routing.Facts{Subnets: list})
+		if err := h.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if changed := sets > before; changed != (list[0] == lan) {
+			t.Errorf("%v: changed %v", list, changed)
+		}
+	}
+	if diff := cmp.Diff(prefixes("172.17.0.0/16"), h.firewall.Current().Tunnels[0].Spared, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // A lockdown outlives the process that began it, whatever it had to leave
 // behind, and the marks of links do not.
 func TestSweepKeepsLockdown(t *testing.T) {
@@ -169,13 +207,14 @@ func TestSweepKeepsLockdown(t *testing.T) {
 
 // A tunnel that was taken over with its lockdown: a failure that follows keeps
 // that.
-func TestAdoptKeepsLockdown(t *testing.T) {
+func TestResumeKeepsLockdown(t *testing.T) {
 	c := routing.Config{Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1500, Addresses: prefixes("10.8.0.2/24"), Include: prefixes("0.0.0.0/0")}
 	h := newHost(false)
 	h.lock(t, true)
 	h.apply(t, c)
 	h.restart()
-	if err := h.Adopt(t.Context(), false); err != nil || !h.Locked() {
+	h.failures.At(0)
+	if err := h.Resume(t.Context(), c, false); !errors.Is(err, routingtest.ErrInjected) || !h.Locked() {
 		t.Fatalf("%v, locked %v", err, h.Locked())
 	}
 	h.failures.At(1)
@@ -185,6 +224,42 @@ func TestAdoptKeepsLockdown(t *testing.T) {
 	}
 	if f := h.firewall.Current(); f == nil || !f.Lockdown {
 		t.Errorf("the firewall is %+v", f)
+	}
+	if got := h.kernel.Fate(netip.MustParseAddr("198.51.100.1")); got != routingtest.Tunnel {
+		t.Errorf("what was in the tunnel is %s", got)
+	}
+}
+
+// A filter that lacks the user of the DNS service is not all that it shall be: the
+// user is asked for again, by Apply itself and then by each Refresh.
+func TestUnknownAsker(t *testing.T) {
+	h := newHost(false)
+	h.resolver.User, h.resolver.Shy = 101, 1
+	h.apply(t, fullTunnel())
+	if f := h.firewall.Current(); !f.Names || f.Asker != 101 {
+		t.Errorf("not asked again: %+v", f)
+	}
+	h.apply(t, routing.Config{})
+
+	h.resolver.Shy = 3
+	h.apply(t, fullTunnel())
+	if f := h.firewall.Current(); !f.Names || f.Asker != 0 {
+		t.Errorf("the firewall is %+v", f)
+	}
+	if err := h.Refresh(t.Context()); !errors.Is(err, routingtest.ErrInjected) {
+		t.Errorf("nothing says that it has to be repeated: %v", err)
+	}
+	if err := h.Refresh(t.Context()); err != nil || h.firewall.Current().Asker != 101 {
+		t.Errorf("%v, %+v", err, h.firewall.Current())
+	}
+
+	// Where no names are filtered it does not matter.
+	split := fullTunnel()
+	split.Include = prefixes("10.0.0.0/8")
+	h.apply(t, split)
+	h.resolver.Shy = 1
+	if err := h.Refresh(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

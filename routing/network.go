@@ -12,15 +12,21 @@ import (
 	"time"
 )
 
-// backTimeout bounds the way back after a failure, which goes on when the
-// caller has given up.
-const backTimeout = 10 * time.Second
+const (
+	// backTimeout bounds the way back after a failure, which goes on when the
+	// caller has given up, and what follows the DNS of an end.
+	backTimeout = 10 * time.Second
+
+	// endTimeout bounds an end, from its turn on. A resolver that hangs is given
+	// most of it.
+	endTimeout = 20 * time.Second
+)
 
 // Network is the host's network as far as it is ours. There is one in a
 // process. Methods may be called concurrently; they wait for each other.
 //
 // It holds no resources: a Network that is dropped leaves the network as it
-// is, and a new one finds it by Adopt or Sweep.
+// is, and a new one finds it by Resume or Sweep.
 type Network struct {
 	kernel   Kernel
 	firewall Firewall
@@ -33,9 +39,15 @@ type Network struct {
 	mu   sync.Mutex
 	want Config
 
-	// have is what was really achieved, goal the last State that was reached
-	// in full: where a failed Apply goes back to.
+	// have is what was really achieved, goal a State that carries out want: where
+	// a failed Apply goes back to.
 	have, goal State
+
+	// unplanned: goal is none yet, as want could not be planned.
+	unplanned bool
+
+	// lacks is why the filter that was planned last is not all that it shall be.
+	lacks error
 
 	// base is what the links were before they became ours.
 	base map[int]LinkState
@@ -55,12 +67,27 @@ func New(k Kernel, f Firewall, r Resolver, log *slog.Logger) *Network {
 // Apply makes the network what c wants, in place of what the last one wanted.
 // With an error everything is as it was before the call; where even that could
 // not be reached, the error says so, and the next Apply starts from what is
-// really there. The zero Config undoes everything but a lockdown; where the DNS
-// cannot be restored then, the rest is undone all the same, and the error says so.
+// really there.
+//
+// The zero Config undoes everything but a lockdown, and there is no way back from
+// that: its link goes away next. With an error the rest is left to the next
+// Refresh, Lock or Apply. Where the DNS cannot be restored the rest is undone all
+// the same. An end takes its time whatever ctx says: the wait for its turn may
+// have used that up.
 func (n *Network) Apply(ctx context.Context, c Config) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if !c.Active() {
+		var cancel context.CancelFunc
+		ctx, cancel = ownTime(ctx, endTimeout)
+		defer cancel()
+	}
 	return errors.Join(n.apply(ctx, c.clone(), n.lockdown.Load()))
+}
+
+// ownTime is ctx with another end.
+func ownTime(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), limit)
 }
 
 // Lock begins or ends the lockdown, whatever else is applied. It stays when the
@@ -78,24 +105,59 @@ func (n *Network) Lock(ctx context.Context, on bool) error {
 // Locked says whether a lockdown is wanted. It does not wait.
 func (n *Network) Locked() bool { return n.lockdown.Load() }
 
-// apply gives what reconcile gives; with err everything is as before.
+// apply gives what reconcile gives; with err everything is as before, unless c is
+// an end.
 func (n *Network) apply(ctx context.Context, c Config, lockdown bool) (left, err error) {
-	want, err := n.plan(ctx, c, lockdown)
-	if err != nil {
-		return nil, fmt.Errorf("cannot plan the network: %w", err)
+	want, planErr := n.plan(ctx, c, lockdown)
+	if planErr != nil {
+		err = fmt.Errorf("cannot plan the network: %w", planErr)
+	} else if left, err = n.reconcile(ctx, want); err == nil {
+		n.reached(c, lockdown, want)
+		n.askAgain(ctx)
+		return left, nil
 	}
-	left, err = n.reconcile(ctx, want)
-	if err != nil {
-		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), backTimeout)
-		defer cancel()
-		if undo := errors.Join(n.reconcile(back, n.goal)); undo != nil {
-			return nil, errors.Join(err, fmt.Errorf("cannot go back to the previous state: %w", undo))
-		}
-		n.forget()
+	switch {
+	case !c.Active() && n.want.Active():
+		// What is left of the tunnel is not wanted any more, and cannot be had
+		// once its link is gone.
+		n.want, n.goal, n.unplanned = c, want, planErr != nil
+		return left, err
+	case planErr != nil: // nothing was touched
 		return nil, err
 	}
-	n.reached(c, lockdown, want)
-	return left, nil
+	back, cancel := ownTime(ctx, backTimeout)
+	defer cancel()
+	if undo := n.goBack(back); undo != nil {
+		return nil, errors.Join(err, fmt.Errorf("cannot go back to the previous state: %w", undo))
+	}
+	return nil, err
+}
+
+// askAgain makes up for what the resolver could not tell, and may be able to by now;
+// if not, each Refresh asks again.
+func (n *Network) askAgain(ctx context.Context) {
+	if n.lacks == nil {
+		return
+	}
+	if err := n.refresh(ctx); err != nil {
+		n.log.Warn("the network is not yet all that it shall be", "error", err)
+	}
+}
+
+// goBack goes to what was wanted before.
+func (n *Network) goBack(ctx context.Context) error {
+	if n.unplanned {
+		goal, err := n.plan(ctx, n.want, n.lockdown.Load())
+		if err != nil {
+			return err
+		}
+		n.goal, n.unplanned = goal, false
+	}
+	if err := errors.Join(n.reconcile(ctx, n.goal)); err != nil {
+		return err
+	}
+	n.forget()
+	return nil
 }
 
 // Refresh goes to the same configuration again, from what is really there and
@@ -123,40 +185,37 @@ func (n *Network) refresh(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot plan the network: %w", err)
 	}
+	if n.unplanned {
+		n.goal, n.unplanned = want, false
+	}
+	n.have.Addresses = inOrderOf(want.Addresses, n.have.Addresses)
 	left, err := n.reconcile(ctx, want)
 	if err != nil {
 		return err
 	}
 	n.reached(n.want, lockdown, want)
-	return left
+	return errors.Join(left, n.lacks)
 }
 
-// Adopt takes what an earlier process left for our own, without changing
-// anything. An Apply that follows goes on from there with no gap, and with the
-// lockdown if it is wanted or was found.
-func (n *Network) Adopt(ctx context.Context, lockdown bool) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.adopt(ctx, lockdown)
-}
-
+// adopt takes what an earlier process left for our own, without changing
+// anything. There is no goal yet: what was left is not known to be one.
 func (n *Network) adopt(ctx context.Context, lockdown bool) error {
 	if err := n.look(ctx); err != nil {
 		return fmt.Errorf("cannot find what an earlier run left: %w", err)
 	}
 	found := n.have.Firewall != nil && n.have.Firewall.Lockdown
 	n.lockdown.Store(lockdown || found)
-	n.goal = Plan(Config{}, lockdown || found, Facts{})
+	n.goal = State{}
 	return nil
 }
 
-// Resume is Adopt, and makes c of what was left, in place and with no gap, with
+// Resume makes c of what an earlier process left, in place and with no gap, with
 // the lockdown if it is wanted or was found. It goes as far as it can; with an
 // error the rest is left to the next Refresh or Apply.
 func (n *Network) Resume(ctx context.Context, c Config, lockdown bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.want = c.clone()
+	n.want, n.unplanned = c.clone(), true // until refresh has planned it
 	n.lockdown.Store(lockdown)
 	if err := n.adopt(ctx, lockdown); err != nil {
 		return err
@@ -170,6 +229,7 @@ func (n *Network) Resume(ctx context.Context, c Config, lockdown bool) error {
 func (n *Network) Sweep(ctx context.Context, lockdown bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.want, n.unplanned = Config{}, true
 	if err := n.adopt(ctx, lockdown); err != nil {
 		return err
 	}
@@ -269,6 +329,7 @@ func (n *Network) look(ctx context.Context) error {
 // they were before. It takes note of the link as it is.
 func (n *Network) plan(ctx context.Context, c Config, lockdown bool) (State, error) {
 	var facts Facts
+	var unknown error
 	if c.Active() {
 		if err := c.check(); err != nil {
 			return State{}, err
@@ -280,13 +341,19 @@ func (n *Network) plan(ctx context.Context, c Config, lockdown bool) (State, err
 			return State{}, err
 		}
 		if len(c.DNS.Servers) > 0 {
-			facts.Asker = n.resolver.Asker(ctx)
+			facts.Asker, unknown = n.resolver.Asker(ctx)
 		}
 		n.note(facts)
 	}
 	want := Plan(c, lockdown, facts)
+	n.lacks = nil
+	if want.Firewall != nil && want.Firewall.Names {
+		n.lacks = unknown
+	}
 	for index, l := range n.base {
-		if _, used := want.Links[index]; !used {
+		_, used := want.Links[index]
+		_, there := n.have.Links[index]
+		if !used && there {
 			want.put(l)
 		}
 	}
@@ -333,10 +400,13 @@ func (n *Network) noteLink(l LinkState) {
 // reached takes note that want, which carries out c and the lockdown, is in
 // effect.
 func (n *Network) reached(c Config, lockdown bool, want State) {
-	n.want, n.goal = c, want
+	n.want, n.goal, n.unplanned = c, want, false
 	n.lockdown.Store(lockdown)
 	n.goal.Addresses = slices.Clone(n.have.Addresses) // with the broadcast addresses that they really have
 	n.forget()
+	if !c.Active() {
+		clear(n.base) // of links that are gone
+	}
 	if !c.Active() && !lockdown {
 		clear(n.uplinks)
 	}
@@ -358,11 +428,15 @@ func (n *Network) forget() {
 // stop: left is why it could not be restored, and all the rest was done.
 func (n *Network) reconcile(ctx context.Context, want State) (left, err error) {
 	start, ops := time.Now(), 0
+	cancel := func() {}
+	defer func() { cancel() }()
 	for _, s := range steps(n.have, want, n.resolver.PerLink()) {
 		var err error
 		switch {
 		case s.resolve && want.DNS == nil && len(want.Rules) == 0:
 			left = n.resolve(ctx, nil)
+			// A resolver that hangs has used the time up.
+			ctx, cancel = ownTime(ctx, backTimeout)
 		case s.resolve:
 			err = n.resolve(ctx, want.DNS)
 		case s.filters:

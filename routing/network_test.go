@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -66,9 +68,17 @@ func (h *host) lock(t *testing.T, on bool) {
 // The changes that can fail.
 func (h *host) applies(ctx context.Context, c routing.Config) error { return h.Apply(ctx, c) }
 
-func (h *host) turns(ctx context.Context, _ routing.Config) error { return h.Lock(ctx, !h.Locked()) }
+func (h *host) turns(ctx context.Context, _ routing.Config) error {
+	if err := h.Lock(ctx, !h.Locked()); err != nil {
+		return errors.Join(err, errTurn)
+	}
+	return nil
+}
 
-// A failure at any operation of any update leaves exactly what was before.
+var errTurn = errors.New("the lockdown did not turn")
+
+// A failure at any operation of any update leaves exactly what was before. An end
+// goes on, from wherever it failed.
 func TestApplyFailsBack(t *testing.T) {
 	cases := 0
 	for seed := uint64(0); cases < 5000; seed++ {
@@ -98,8 +108,9 @@ func TestApplyFailsBack(t *testing.T) {
 			if !errors.Is(err, routingtest.ErrInjected) {
 				t.Fatalf("seed %d, operation %d: error %v, want the injected one", seed, at, err)
 			}
-			if !after.Active() && h.String() == undoneButDNS(t, perLink, facts, before, locked, want) {
-				continue // the end goes on without the DNS
+			if !after.Active() && before.Active() && !errors.Is(err, errTurn) {
+				h.goesOn(t, r, perLink, facts, locked)
+				continue
 			}
 			if diff := cmp.Diff(want, h.String()); diff != "" {
 				t.Fatalf("seed %d, operation %d: not the previous state (-want +got)\n%s\nfrom %+v\nto %+v",
@@ -124,17 +135,222 @@ func TestApplyFailsBack(t *testing.T) {
 	t.Logf("%d cases", cases)
 }
 
-// undoneButDNS is what there is after the end, with the DNS of full.
-func undoneButDNS(t *testing.T, perLink bool, facts routing.Facts, c routing.Config, locked bool, full string) string {
+// goesOn requires that an end which failed is finished by the next change or
+// Refresh, also without the link, which goes away next, and that a lockdown can be
+// begun and ended meanwhile.
+func (h *host) goesOn(t *testing.T, r *rand.Rand, perLink bool, facts routing.Facts, locked bool) {
 	t.Helper()
-	h := newHost(perLink)
-	h.kernel.SetFacts(facts)
-	h.lock(t, locked)
+	none := newHost(perLink)
+	none.kernel.SetFacts(facts)
+	none.lock(t, locked)
+	if r.IntN(4) > 0 {
+		for _, o := range []*host{h, none} {
+			o.kernel.RemoveLink(7)
+			o.kernel.RemoveLink(8)
+		}
+	}
+	h.failures.At()
+	if r.IntN(2) == 0 {
+		h.lock(t, !locked)
+		h.lock(t, locked)
+	}
+	for range 2 {
+		if err := h.Refresh(t.Context()); err != nil {
+			t.Fatalf("the end does not go on: %v", err)
+		}
+		if diff := cmp.Diff(none.String(), h.String()); diff != "" {
+			t.Fatalf("left after the end (-want +got)\n%s", diff)
+		}
+	}
+	if h.Locked() != locked {
+		t.Fatalf("locked: %v", h.Locked())
+	}
+}
+
+// A link that was up before it became ours and is gone is not to be raised again.
+func TestEndOfLinkThatWasUp(t *testing.T) {
+	h := newHost(false)
+	up := routing.LinkState{Index: 7, MTU: 1500, Up: true}
+	h.kernel.Execute(t.Context(), []routing.Op{{Verb: routing.Put, Object: up}})
+	h.apply(t, fullTunnel())
+	h.failures.At(1)
+	if err := h.Apply(t.Context(), routing.Config{}); !errors.Is(err, routingtest.ErrInjected) {
+		t.Fatalf("error %v", err)
+	}
+	h.kernel.RemoveLink(7)
+	for range 2 {
+		if err := h.Refresh(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	h.lock(t, true)
+	h.lock(t, false)
+	if s := h.State(); !s.Empty() {
+		t.Errorf("left: %+v", s)
+	}
+}
+
+// Before an end that was not planned is repeated, the lockdown can be changed, and
+// it is made up for by what comes next.
+func TestEndUnplanned(t *testing.T) {
+	h := newHost(false)
+	h.lock(t, true)
+	none := newHost(false)
+	none.kernel.RemoveLink(7)
+	none.lock(t, true)
+	h.apply(t, fullTunnel())
+	h.kernel.Blind = true
+	if err := h.Apply(t.Context(), routing.Config{}); !errors.Is(err, routingtest.ErrInjected) {
+		t.Fatalf("error %v", err)
+	}
+	h.kernel.RemoveLink(7)
+	if err := h.Refresh(t.Context()); !errors.Is(err, routingtest.ErrInjected) {
+		t.Fatalf("error %v", err)
+	}
+	h.kernel.Blind = false
+	h.failures.At(1) // the way back is made of what is wanted now
+	if err := h.Lock(t.Context(), false); !errors.Is(err, routingtest.ErrInjected) {
+		t.Fatalf("error %v", err)
+	}
+	if diff := cmp.Diff(none.String(), h.String()); diff != "" {
+		t.Error(diff)
+	}
+	if err := h.Refresh(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(none.String(), h.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// An end is carried out also where its caller has no time left, after the wait for
+// its turn, and where a resolver that hangs takes all that there is.
+func TestEndHasItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(false)
+		none := h.String()
+		h.apply(t, fullTunnel())
+		h.resolver.Stuck = true
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := h.Apply(ctx, routing.Config{}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+		text, _, _ := strings.Cut(h.String(), "dns ")
+		if want, _, _ := strings.Cut(none, "dns "); text != want {
+			t.Errorf("the rest is not undone:\n%s", h)
+		}
+		h.resolver.Stuck = false
+		if err := h.Refresh(t.Context()); err != nil || h.String() != none {
+			t.Errorf("%v\n%s", err, h)
+		}
+	})
+}
+
+// A Refresh, too, goes on after a resolver that hangs.
+func TestRefreshEndsWithStuckDNS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(false)
+		h.apply(t, fullTunnel())
+		h.failures.At(1)
+		h.resolver.Stuck = true
+		if err := h.Apply(t.Context(), routing.Config{}); err == nil {
+			t.Error("no error")
+		}
+		h.kernel.RemoveLink(7)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := h.Refresh(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+		if s := h.kernel.State(); len(s.Rules) != 0 || len(s.Routes) != 0 {
+			t.Errorf("left: %s", h)
+		}
+	})
+}
+
+func fullTunnel() routing.Config {
+	return routing.Config{
+		Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1400, Addresses: prefixes("10.8.0.2/24"), Include: prefixes("0.0.0.0/0"),
+		DNS: routing.DNS{Servers: []netip.Addr{netip.MustParseAddr("10.8.0.1")}},
+	}
+}
+
+// A session that goes on in another process, and was not reached in full there: a
+// change that fails afterwards, of the parameters or the lockdown, leads nothing out
+// of the tunnel.
+func TestResumeFailsBack(t *testing.T) {
+	changed := fullTunnel()
+	changed.MTU, changed.Addresses = 1300, prefixes("10.8.0.3/24")
+	for name, change := range map[string]func(h *host) error{
+		"parameters":   func(h *host) error { return h.Apply(t.Context(), changed) },
+		"the lockdown": func(h *host) error { return h.Lock(t.Context(), true) },
+	} {
+		for _, blind := range []bool{false, true} {
+			for at := range 12 {
+				h := newHost(false)
+				h.apply(t, fullTunnel())
+				whole := h.String()
+				h.restart()
+				h.kernel.Blind = blind
+				h.failures.At(0)
+				if err := h.Resume(t.Context(), fullTunnel(), false); !errors.Is(err, routingtest.ErrInjected) {
+					t.Fatalf("%s: error %v", name, err)
+				}
+				h.kernel.Blind = false
+				covered := func() {
+					if got := h.kernel.Fate(netip.MustParseAddr("198.51.100.1")); got != routingtest.Tunnel {
+						t.Errorf("%s, failure at %d, blind %v: %s", name, at, blind, got)
+					}
+				}
+				h.kernel.Trace = func(routing.Op) { covered() }
+				h.failures.At(at)
+				if err := change(h); err == nil {
+					break // there are no more operations
+				}
+				covered()
+				h.failures.At()
+				if err := h.Refresh(t.Context()); err != nil || h.String() != whole || h.Locked() {
+					t.Errorf("%s, failure at %d: %v\n%s", name, at, err, cmp.Diff(whole, h.String()))
+				}
+			}
+		}
+	}
+}
+
+// Addresses that are all there are left alone, in whatever order the kernel lists
+// them, and one that is missing comes back.
+func TestRefreshIgnoresOrder(t *testing.T) {
+	c := fullTunnel()
+	c.Addresses, c.DNS = prefixes("10.8.0.2/24", "10.9.0.2/24", "fd00::3/64", "fec0::2/64", "fd00::2/64"), routing.DNS{}
+	h := newHost(false)
+	h.kernel.Jumbled = true
 	h.apply(t, c)
-	h.apply(t, routing.Config{})
-	text, _, _ := strings.Cut(h.String(), "dns ")
-	_, dns, _ := strings.Cut(full, "dns ")
-	return text + "dns " + dns
+	refresh := func(want int) {
+		t.Helper()
+		before := h.String()
+		h.failures.At()
+		if err := h.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := h.failures.Done(); n != want || want == 0 && h.String() != before {
+			t.Errorf("%d operations, want %d:\n%s", n, want, cmp.Diff(before, h.String()))
+		}
+	}
+	refresh(0)
+	for _, a := range h.kernel.State().Addresses {
+		h.kernel.Remove(a)
+		if err := h.Refresh(t.Context()); err != nil || len(h.kernel.State().Addresses) != len(c.Addresses) {
+			t.Errorf("without %s: %v\n%s", a.Addr, err, h)
+		}
+		refresh(0)
+	}
+	h.restart()
+	h.failures.At()
+	if err := h.Resume(t.Context(), c, false); err != nil || h.failures.Done() != 1 { // the firewall
+		t.Errorf("%v, %d operations", err, h.failures.Done())
+	}
+	refresh(0)
 }
 
 // The end goes on where the DNS cannot be restored, says so, and the next
@@ -330,7 +546,7 @@ func TestSweepRemovesOurLinks(t *testing.T) {
 }
 
 // A process that takes over a tunnel changes nothing by it, and can end it.
-func TestAdopt(t *testing.T) {
+func TestResume(t *testing.T) {
 	c := routing.Config{
 		Link: routing.Link{Name: "vpn0", Index: 7}, MTU: 1400, Addresses: prefixes("10.8.0.2/24", "fd00::2/64"),
 		Include: prefixes("0.0.0.0/0"), Exclude: prefixes("10.0.0.0/8"),
@@ -339,12 +555,11 @@ func TestAdopt(t *testing.T) {
 	h := newHost(false)
 	h.apply(t, c)
 	h.restart()
-	if err := h.Adopt(t.Context(), false); err != nil {
-		t.Fatal(err)
-	}
 	before := h.String()
 	h.failures.At()
-	h.apply(t, c)
+	if err := h.Resume(t.Context(), c, false); err != nil {
+		t.Fatal(err)
+	}
 	if before != h.String() || h.failures.Done() != 2 {
 		t.Errorf("taking over needed %d operations, want the firewall and the DNS alone", h.failures.Done())
 	}

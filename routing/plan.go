@@ -40,7 +40,9 @@ func Plan(c Config, lockdown bool, f Facts) State {
 		families = append(families, v6)
 	}
 	table := Table(c.Link.Slot)
+	var spared []netip.Prefix
 	for _, fam := range families {
+		spared = append(spared, c.spared(fam, f.Subnets)...)
 		b := c.blocks(l, fam, f.Subnets)
 		b.compact()
 		if fam.v6 {
@@ -60,6 +62,7 @@ func Plan(c Config, lockdown bool, f Facts) State {
 		s.DNS = &Resolution{Link: c.Link, DNS: c.DNS.clone(), Full: v4.full || v6.full}
 	}
 	s.Firewall = c.filter(lockdown, f, s)
+	s.Firewall.Tunnels[0].Spared = sortedPrefixes(spared)
 	return s
 }
 
@@ -197,15 +200,25 @@ func (c Config) blocks(l lists, fam family, subnets []Subnet) blocks {
 			b[p] = Throw
 		}
 	}
-	if !fam.full && !fam.blocked {
-		return b
-	}
-	for _, s := range subnets {
-		if s.Prefix.Addr().Is4() != fam.v6 && (s.Virtual || c.AllowLAN && private(s.Prefix)) {
-			b[s.Prefix] = Throw
-		}
+	for _, p := range c.spared(fam, subnets) {
+		b[p] = Throw
 	}
 	return b
+}
+
+// spared are the subnets of a family that stay out of a tunnel which takes the
+// whole family.
+func (c Config) spared(fam family, subnets []Subnet) []netip.Prefix {
+	if !fam.full && !fam.blocked {
+		return nil
+	}
+	var list []netip.Prefix
+	for _, s := range subnets {
+		if s.Prefix.Addr().Is4() != fam.v6 && (s.Virtual || c.AllowLAN && private(s.Prefix)) {
+			list = append(list, s.Prefix)
+		}
+	}
+	return list
 }
 
 // private says whether all of p is of RFC 1918 or RFC 4193. A LAN of other

@@ -125,7 +125,7 @@ type Resolver interface {
 	PerLink() bool
 
 	// Asker is the user whose process asks the servers of all links on behalf of
-	// every program of the host, and so beside the routes; 0: there is none, or
-	// it is not known.
-	Asker(ctx context.Context) uint32
+	// every program of the host, and so beside the routes; 0: there is none. With
+	// an error it is not known whether there is one.
+	Asker(ctx context.Context) (uint32, error)
 }

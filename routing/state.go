@@ -11,7 +11,7 @@ type State struct {
 	// Links by index.
 	Links map[int]LinkState
 
-	// Addresses in the order in which they were or are to be added: the
+	// Addresses in the order in which they were or are to be added: of IPv4 the
 	// kernel prefers the earlier ones as source.
 	Addresses []Address
 

@@ -124,8 +124,8 @@ func settleLinks(have, want State) [][]Op {
 	return groups
 }
 
-// newAddresses adds what is missing, in the order that is wanted: the kernel
-// prefers the earlier ones as source, and appends. So one that is there, but
+// newAddresses adds what is missing, in the order that is wanted: of IPv4 the
+// kernel prefers the earlier ones as source, and appends. So one that is there, but
 // wanted behind a new one or with another broadcast address, is added again. The
 // only one of its family never is: it would take all routes along.
 func newAddresses(have, want State) [][]Op {
@@ -148,6 +148,22 @@ func newAddresses(have, want State) [][]Op {
 		}
 	}
 	return groups
+}
+
+// inOrderOf sorts addresses that were found as those that are wanted, and what is
+// not wanted last. Kernels list IPv6 in different orders, by scope first and then
+// from the last to the first or the other way round: who goes by that may find the
+// same fault for ever.
+func inOrderOf(wanted, found []Address) []Address {
+	place := func(a Address) int {
+		if i := slices.IndexFunc(wanted, a.same); i >= 0 {
+			return i
+		}
+		return len(wanted)
+	}
+	sorted := slices.Clone(found)
+	slices.SortStableFunc(sorted, func(a, b Address) int { return place(a) - place(b) })
+	return sorted
 }
 
 // oldAddresses go in the reverse order of their coming, so that those that are

@@ -148,7 +148,9 @@ func (r *Resolver) current() Backend {
 func (r *Resolver) PerLink() bool { return r.backends[r.current()].PerLink() }
 
 // Asker implements routing.Resolver.
-func (r *Resolver) Asker(ctx context.Context) uint32 { return r.backends[r.current()].Asker(ctx) }
+func (r *Resolver) Asker(ctx context.Context) (uint32, error) {
+	return r.backends[r.current()].Asker(ctx)
+}
 
 // Set implements routing.Resolver. A backend that does not answer in time is a
 // context.DeadlineExceeded.

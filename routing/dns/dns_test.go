@@ -50,7 +50,7 @@ func (f *fake) Leftover(context.Context) (bool, error) { return f.left, f.fails 
 
 func (f *fake) PerLink() bool { return f.perLink }
 
-func (f *fake) Asker(context.Context) uint32 { return 0 }
+func (f *fake) Asker(context.Context) (uint32, error) { return 0, nil }
 
 func (f *fake) Original() ([]netip.Addr, []string, error) { return nil, []string{string(f.name)}, nil }
 

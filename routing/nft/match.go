@@ -134,6 +134,14 @@ func addressType(ofSource bool, kind uint32) exprs {
 	}
 }
 
+// notTo matches packets to whose source a packet would not leave by the link.
+func notTo(link int) exprs {
+	return exprs{
+		&expr.Fib{Register: register, ResultOIF: true, FlagSADDR: true},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: native(uint32(link))},
+	}
+}
+
 // Of the marks of packets and connections only the byte that is ours is looked
 // at and written.
 

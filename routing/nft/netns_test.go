@@ -99,7 +99,8 @@ func addrs(list ...string) []netip.Addr {
 
 // filters are all kinds that there are.
 func (h *host) filters() map[string]*routing.Filter {
-	ends := []routing.TunnelEnd{{Link: h.vpn, Addresses: addrs("10.8.0.2", "fd00::2")}}
+	spared := []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16"), netip.MustParsePrefix("fd17::/64")}
+	ends := []routing.TunnelEnd{{Link: h.vpn, Addresses: addrs("10.8.0.2", "fd00::2"), Spared: spared}}
 	two := append([]routing.TunnelEnd{{Link: h.docker, Addresses: addrs("10.9.0.2")}}, ends...)
 	return map[string]*routing.Filter{
 		"a tunnel":               {Tunnels: ends},

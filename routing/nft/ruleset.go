@@ -139,6 +139,9 @@ func (r ruleset) inward(t routing.TunnelEnd) chain {
 	}
 	c.add(local(true), drop())
 	c.add(addressType(true, unix.RTN_BROADCAST), drop())
+	for _, p := range t.Spared {
+		c.add(source(p), notTo(t.Link), drop())
+	}
 	for _, a := range t.Addresses {
 		c.add(destination(a), accept())
 	}

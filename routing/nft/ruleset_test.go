@@ -52,7 +52,8 @@ func TestRuleset(t *testing.T) {
 	text := h.nft("list", "ruleset")
 	for _, line := range []string{
 		`elements = { "up0", "docker0" }`, fmt.Sprintf(`iif "vpn0" goto tunnel-%d`, h.vpn), "ip daddr 10.8.0.2 drop", "ip6 daddr fd00::2 drop",
-		"icmpv6 type 133-137 drop", "fib saddr type local drop", "ip6 saddr fe80::/10 drop", `oif "vpn0" accept`, "arp daddr ip 10.8.0.2 drop",
+		"icmpv6 type 133-137 drop", "fib saddr type local drop", "ip6 saddr fe80::/10 drop", `oif "vpn0" accept`,
+		`ip saddr 172.17.0.0/16 fib saddr oif != "vpn0" drop`, `ip6 saddr fd17::/64 fib saddr oif != "vpn0" drop`, "arp daddr ip 10.8.0.2 drop",
 	} {
 		if !strings.Contains(text, line) {
 			t.Errorf("no %q in\n%s", line, text)

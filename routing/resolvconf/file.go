@@ -45,7 +45,7 @@ func New(path, stateDir string, log *slog.Logger) *File {
 func (f *File) PerLink() bool { return false }
 
 // Asker is nobody: each program asks for itself, along the routes.
-func (f *File) Asker(context.Context) uint32 { return 0 }
+func (f *File) Asker(context.Context) (uint32, error) { return 0, nil }
 
 // Set implements routing.Resolver. It writes nothing where the file is as it
 // should be. What another program made of the file since counts as what it

@@ -23,4 +23,4 @@ func (None) Leftover(context.Context) (bool, error) { return false, nil }
 func (None) PerLink() bool { return false }
 
 // Asker is not known.
-func (None) Asker(context.Context) uint32 { return 0 }
+func (None) Asker(context.Context) (uint32, error) { return 0, nil }

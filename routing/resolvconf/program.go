@@ -69,7 +69,7 @@ func NewProgram(file string, log *slog.Logger) *Program {
 func (p *Program) PerLink() bool { return false }
 
 // Asker is nobody: each program asks for itself, along the routes.
-func (p *Program) Asker(context.Context) uint32 { return 0 }
+func (p *Program) Asker(context.Context) (uint32, error) { return 0, nil }
 
 // Check says why there is no program that can be used; nil: there is one.
 func (p *Program) Check(ctx context.Context) error {

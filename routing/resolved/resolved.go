@@ -17,6 +17,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -57,6 +58,9 @@ type Resolver struct {
 	opts Options
 	log  *slog.Logger
 
+	// asker is the last one that the bus told; 0: it told of none.
+	asker atomic.Uint32
+
 	mu sync.Mutex
 
 	// links are those that may have settings of ours. One that is gone leaves
@@ -78,18 +82,37 @@ func (r *Resolver) PerLink() bool { return true }
 // Asker is resolved's user. Its questions go out by the link whose servers they
 // are for: single names are asked of everybody on the LAN (LLMNR), and a LAN that
 // claims a domain gets the names in it, whatever the routes say.
-func (r *Resolver) Asker(ctx context.Context) uint32 {
+//
+// While the bus does not tell, it is who it was: a bus that is slow must not
+// open the filter.
+func (r *Resolver) Asker(ctx context.Context) (uint32, error) {
 	ctx, cancel := context.WithTimeout(ctx, linkLimit)
 	defer cancel()
-	var user uint32
-	conn, err := r.bus.connect(ctx)
+	user, err := r.owner(ctx)
 	if err == nil {
-		err = askBus(ctx, conn, "GetConnectionUnixUser", &user, name)
+		if user != 0 {
+			r.asker.Store(user)
+		}
+		return user, nil
 	}
-	if err != nil && !isName(err, errNoOwner) {
-		r.log.Warn("cannot keep systemd-resolved from asking the LAN", "error", err)
+	if known := r.asker.Load(); known != 0 {
+		r.log.Debug("systemd-resolved is taken to be the user that it was", "user", known, "error", err)
+		return known, nil
 	}
-	return user
+	return 0, fmt.Errorf("cannot keep systemd-resolved from asking the LAN: %w", err)
+}
+
+// owner is the user that has the name of systemd-resolved; 0: nobody has it.
+func (r *Resolver) owner(ctx context.Context) (user uint32, err error) {
+	conn, err := r.bus.connect(ctx)
+	if err != nil {
+		return 0, err
+	}
+	err = askBus(ctx, conn, "GetConnectionUnixUser", &user, name)
+	if isName(err, errNoOwner) || isName(err, errServiceUnknown) {
+		return 0, nil
+	}
+	return user, err
 }
 
 // Set implements routing.Resolver. A resolved that does not answer in time is

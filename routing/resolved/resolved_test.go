@@ -7,8 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/vpnprovider/vpnproviderd/dbus/client/clienttest"
 	"github.com/vpnprovider/vpnproviderd/dbus/stream/streamtest"
@@ -351,6 +355,81 @@ func TestBusLost(t *testing.T) {
 	if err := r.Set(t.Context(), corp()); err == nil {
 		t.Error("Set without a bus")
 	}
+}
+
+// TestAsker: a bus that does not tell in time, or is gone, does not make the user
+// of systemd-resolved nobody.
+func TestAsker(t *testing.T) {
+	t.Parallel()
+	const user = 65534
+	address, kill := clienttest.BusToKill(t)
+	r := newResolver(t, address)
+	late, cancel := context.WithCancel(t.Context())
+	cancel()
+	ask := func(ctx context.Context, want uint32, known bool) {
+		t.Helper()
+		if got, err := r.Asker(ctx); got != want || (err == nil) != known {
+			t.Errorf("user %d, error %v; want %d", got, err, want)
+		}
+	}
+	ask(t.Context(), 0, true) // nobody has the name
+	ask(late, 0, false)
+	service := connectAs(t, address, user)
+	requestName(t, service)
+	ask(late, 0, false)
+	ask(t.Context(), user, true)
+	ask(late, user, true)
+	if err := service.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) { // until the bus has noticed
+		if got, err := r.Asker(t.Context()); got == 0 && err == nil {
+			break
+		} else if time.Now().After(end) {
+			t.Fatalf("user %d, error %v, and nobody has the name", got, err)
+		}
+	}
+	ask(late, user, true)
+	kill()
+	ask(t.Context(), user, true)
+}
+
+func requestName(t testing.TB, conn *godbus.Conn) {
+	t.Helper()
+	reply, err := conn.RequestName(resolvedtest.Name, godbus.NameFlagDoNotQueue)
+	if err != nil || reply != godbus.RequestNameReplyPrimaryOwner {
+		t.Fatalf("cannot be %s: %v, %v", resolvedtest.Name, reply, err)
+	}
+}
+
+// connectAs connects to the bus as another user: that of the thread counts.
+func connectAs(t testing.TB, address string, user int) *godbus.Conn {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs the right to be another user")
+	}
+	path, _ := strings.CutPrefix(address, "unix:path=")
+	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // a socket for that user
+		t.Fatal(err)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	become := func(user int) {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(user), ^uintptr(0)); errno != 0 {
+			t.Fatal(errno)
+		}
+	}
+	become(user)
+	conn, err := godbus.Dial(address)
+	become(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := errors.Join(conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(user))}), conn.Hello()); err != nil {
+		t.Fatal(err)
+	}
+	return conn
 }
 
 // TestHostileSignals: any user can send us signals that godbus does not stand.

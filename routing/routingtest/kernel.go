@@ -64,6 +64,12 @@ type Kernel struct {
 	// Trace, when set, is called after each operation, without a lock held.
 	Trace func(op routing.Op)
 
+	// Blind has Facts fail.
+	Blind bool
+
+	// Jumbled lists addresses in another order than that in which they came.
+	Jumbled bool
+
 	mu    sync.Mutex
 	state routing.State
 	facts routing.Facts
@@ -183,11 +189,15 @@ func (k *Kernel) execute(op routing.Op) error {
 	return k.put(op)
 }
 
-// half carries out a part of what failed: a link's settings are several calls.
+// half carries out a part of what failed: a link's settings are several calls, of
+// which the one that clears the alias is the last.
 func (k *Kernel) half(op routing.Op) {
 	o, ok := op.Object.(routing.LinkState)
 	if now, there := k.state.Links[o.Index]; ok && there && op.Verb != routing.Delete {
-		now.MTU, now.Alias = o.MTU, o.Alias
+		now.MTU = o.MTU
+		if o.Alias != "" {
+			now.Alias = o.Alias
+		}
 		k.setLink(now)
 	}
 }
@@ -291,6 +301,9 @@ func (k *Kernel) List(context.Context) (routing.State, error) {
 		_, ours := s.Links[a.Link]
 		return !ours
 	})
+	if k.Jumbled {
+		slices.Reverse(s.Addresses)
+	}
 	return s, nil
 }
 
@@ -299,6 +312,9 @@ func (k *Kernel) Facts(_ context.Context, link int) (routing.Facts, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	l, ok := k.state.Links[link]
+	if k.Blind {
+		return routing.Facts{}, ErrInjected
+	}
 	if link != 0 && !ok {
 		return routing.Facts{}, fmt.Errorf("link %d: no such device", link)
 	}

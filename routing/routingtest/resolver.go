@@ -14,11 +14,12 @@ type Resolver struct {
 	// Link makes it one whose settings belong to the link.
 	Link bool
 
-	// Broken has Revert fail.
-	Broken bool
+	// Broken has Revert fail, Stuck has it take all the time that there is.
+	Broken, Stuck bool
 
-	// User is Asker.
+	// User is Asker; Shy has that fail so many times first.
 	User uint32
+	Shy  int
 
 	mu   sync.Mutex
 	set  *routing.Resolution
@@ -55,9 +56,13 @@ func (r *Resolver) Set(_ context.Context, want routing.Resolution) error {
 }
 
 // Revert implements routing.Resolver.
-func (r *Resolver) Revert(context.Context) error {
+func (r *Resolver) Revert(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.Stuck {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	if r.Broken {
 		return ErrInjected
 	}
@@ -77,4 +82,12 @@ func (r *Resolver) Leftover(context.Context) (bool, error) {
 func (r *Resolver) PerLink() bool { return r.Link }
 
 // Asker implements routing.Resolver.
-func (r *Resolver) Asker(context.Context) uint32 { return r.User }
+func (r *Resolver) Asker(context.Context) (uint32, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.Shy > 0 {
+		r.Shy--
+		return 0, ErrInjected
+	}
+	return r.User, nil
+}

@@ -291,8 +291,8 @@ func (k *Kernel) List(ctx context.Context) (routing.State, error) {
 	return s, nil
 }
 
-// listAddresses gives them in the order in which they came, IPv4 first. The
-// kernel has those of IPv6 the other way round.
+// listAddresses gives them in the order in which they came, IPv4 first. Of IPv6
+// that is a guess: most kernels have those of a scope the other way round.
 func (k *Kernel) listAddresses(ctx context.Context, links map[int]routing.LinkState) ([]routing.Address, error) {
 	if len(links) == 0 {
 		return nil, nil

@@ -124,7 +124,8 @@ func (f *faulty) Execute(ctx context.Context, ops []routing.Op) []error {
 	return errs
 }
 
-// Whatever fails in whatever update, the whole network is as it was before.
+// Whatever fails in whatever update, the whole network is as it was before; an end
+// is made up for by the next.
 func TestApplyFailsBackOnLinux(t *testing.T) {
 	n := enter(t)
 	n.openTUN("vpn1")
@@ -148,6 +149,9 @@ func TestApplyFailsBackOnLinux(t *testing.T) {
 			faults++
 			if !errors.Is(err, routingtest.ErrInjected) {
 				t.Fatalf("an error that was not injected: %v\n%+v", err, c)
+			}
+			if !c.Active() {
+				break // an end goes on
 			}
 			if diff := cmp.Diff(before, n.dumpAll()); diff != "" {
 				t.Fatalf("after a failure at operation %d (-before +after)\n%s\nto %+v", at, diff, c)
@@ -179,6 +183,85 @@ func TestApplyFailsBackOnLinux(t *testing.T) {
 	t.Logf("%d updates, %d failures", updates, faults)
 	if faults < 200 {
 		t.Errorf("only %d failures were injected", faults)
+	}
+}
+
+// An end that failed anywhere is finished by Refresh, or by a change of the lockdown,
+// when its link is gone.
+func TestEndGoesOnWithoutLink(t *testing.T) {
+	n := enter(t)
+	n.sysctl("ipv4/conf/up0/rp_filter", "1")
+	kernel := &faulty{Kernel: n.kernel}
+	network := routing.New(kernel, noFirewall(), noDNS(), discard())
+	clean := n.dumpAll()
+	at := 0
+	for ; ; at++ {
+		n.openTUN("vpn0")
+		kernel.At()
+		n.must(network.Apply(t.Context(), n.config("0.0.0.0/0", "198.51.100.0/24")))
+		kernel.At(at)
+		err := network.Apply(t.Context(), routing.Config{})
+		if err != nil && !errors.Is(err, routingtest.ErrInjected) {
+			t.Fatal(err)
+		}
+		n.tun.kill()
+		if at%2 == 0 {
+			n.must(network.Lock(t.Context(), true))
+			n.must(network.Lock(t.Context(), false))
+		} else {
+			n.must(network.Refresh(t.Context()))
+		}
+		if diff := cmp.Diff(clean, n.dumpAll()); diff != "" {
+			t.Fatalf("after a failure at operation %d (-before +after)\n%s", at, diff)
+		}
+		if s := network.State(); !s.Empty() {
+			t.Fatalf("after a failure at operation %d: %+v", at, s)
+		}
+		if err == nil {
+			break // there are no more operations
+		}
+	}
+	if at < 5 {
+		t.Errorf("only %d failures were injected", at)
+	}
+}
+
+// The kernel lists IPv6 addresses by their scope: those that are all there are left
+// alone, in whatever order they are wanted.
+func TestRefreshWithScopes(t *testing.T) {
+	for _, list := range []string{
+		"fd00::2/64 fec0::2/64", "fec0::2/64 fd00::2/64", "fd00::2/64 fec0::2/64 fd00::3/64 10.8.0.2/24 10.9.0.2/24",
+	} {
+		n := enter(t)
+		n.openTUN("vpn0")
+		kernel := &faulty{Kernel: n.kernel}
+		network := routing.New(kernel, noFirewall(), noDNS(), discard())
+		c := n.config("0.0.0.0/0", "::/0")
+		c.Addresses = prefixes(strings.Fields(list)...)
+		n.must(network.Apply(t.Context(), c))
+		before := n.dumpAll()
+		refresh := func() {
+			t.Helper()
+			kernel.At()
+			n.must(network.Refresh(t.Context()))
+			if n := kernel.Done(); n != 0 {
+				t.Errorf("%s: %d operations where nothing was to be done", list, n)
+			}
+		}
+		refresh()
+		if diff := cmp.Diff(before, n.dumpAll()); diff != "" {
+			t.Errorf("%s: %s", list, diff)
+		}
+		for _, p := range c.Addresses {
+			n.must(n.kernel.address(routing.Delete, routing.Address{Link: c.Link.Index, Addr: p.Addr()}))
+			n.must(network.Refresh(t.Context()))
+			refresh()
+		}
+		listed, err := n.kernel.List(t.Context())
+		n.must(err)
+		if diff := cmp.Diff(sortedState(network.State()), sortedState(listed)); diff != "" {
+			t.Errorf("%s: the kernel has something else (-have +listed)\n%s", list, diff)
+		}
 	}
 }
 
