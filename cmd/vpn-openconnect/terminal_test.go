@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,6 +25,8 @@ type terminal struct {
 
 func (l *lab) onTerminal(t *testing.T, args ...string) *terminal {
 	t.Helper()
+	// Where the tests run under nohup, a program of theirs would ignore hangups too.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
 	control, tty := pty(t)
 	defer tty.Close()
 	term := &terminal{control: control, cmd: exec.Command(harness.Binary(t, "vpn-openconnect"), args...)}

@@ -30,12 +30,16 @@ type Client struct {
 
 	mu       sync.Mutex
 	lost     bool            // the connection is gone
+	closed   bool            // by Close: no goroutine may be started any more
+	uid      *uint32         // as the bus sees us, once it was asked
 	owner    string          // unique name of the daemon, "" while it is away
+	leaving  string          // who was owner last, while there is none
 	ownerSeq godbus.Sequence // of the signal that said so
 	lastSeq  godbus.Sequence // of the last signal
 	provider *Provider
 	sessions map[godbus.ObjectPath]*Session // of provider
 	endings  int                            // how many the daemon has told of
+	doubted  map[string]bool                // apps that the daemon may take us for unasked
 	watchers map[*watcher]struct{}
 	agents   map[*agent]struct{}
 }
@@ -76,6 +80,7 @@ func Dial(ctx context.Context, opts ...Option) (*Client, error) {
 		sessions: make(map[godbus.ObjectPath]*Session),
 		watchers: make(map[*watcher]struct{}),
 		agents:   make(map[*agent]struct{}),
+		doubted:  make(map[string]bool),
 	}
 	c.stream = stream.New(stream.Options{Signal: func(h stream.Header) bool { return c.isDaemon(h.Sender) }})
 	var err error
@@ -121,6 +126,9 @@ func (c *Client) findDaemon(ctx context.Context) error {
 // have ended, except those of the program's own calls.
 func (c *Client) Close() error {
 	c.closeOnce.Do(func() {
+		c.mu.Lock()
+		c.closed = true
+		c.mu.Unlock()
 		close(c.stop)
 		c.closeErr = c.conn.Close()
 		c.wg.Wait()
@@ -186,4 +194,24 @@ func (c *Client) getAll(ctx context.Context, path, iface string) (properties, er
 	var all map[string]godbus.Variant
 	_, err := c.call(ctx, path, wire.PropertiesInterface+".GetAll", []any{iface}, &all)
 	return all, err
+}
+
+// ownUID asks the bus whose connection this is, once: it is the bus that
+// vouches for us, and its users may be numbered otherwise than ours.
+func (c *Client) ownUID(ctx context.Context) (uint32, error) {
+	c.mu.Lock()
+	known := c.uid
+	c.mu.Unlock()
+	if known != nil {
+		return *known, nil
+	}
+	var uid uint32
+	call := c.conn.BusObject().CallWithContext(ctx, busName+".GetConnectionUnixUser", 0, c.conn.Names()[0])
+	if err := clientError(call.Store(&uid)); err != nil {
+		return 0, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.uid = &uid
+	return uid, nil
 }

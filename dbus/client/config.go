@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"time"
 
@@ -194,4 +195,11 @@ func (cfg *Config) Properties(ctx context.Context) (ConfigProperties, error) {
 func (cfg *Config) do(ctx context.Context, member string, d dict) error {
 	_, err := cfg.c.call(ctx, cfg.path, wire.ConfigInterface+"."+member, []any{d})
 	return err
+}
+
+// configPath is where the config of a user, app and name is, as the API
+// documents it. A list does not say whose its configs are.
+func configPath(uid uint32, app, name string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d\x00%s\x00%s", uid, app, name))
+	return fmt.Sprintf("%s/%x", wire.ConfigRoot, sum[:16])
 }

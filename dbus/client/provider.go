@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
@@ -111,16 +110,20 @@ var errSecondProvider = errors.New("this client is a provider already: dial anot
 
 // RegisterProvider makes the client the provider of an app (a reverse-DNS
 // name) of the caller's user. A client is one provider at a time. Events that
-// the daemon kept for the app come first in Events.
+// the daemon kept for the app come first in Events. After an error of ctx the
+// daemon is asked to forget the app; where that came too early for it, the next
+// RegisterProvider takes over the session that began meanwhile.
 func (c *Client) RegisterProvider(ctx context.Context, app string, o ProviderOptions) (*Provider, error) {
 	p := &Provider{c: c, app: app, options: o, kick: make(chan struct{}, 1), done: make(chan struct{})}
 	if err := c.addProvider(p); err != nil {
 		return nil, fmt.Errorf("cannot register %s: %w", app, err)
 	}
-	if err := p.register(ctx, o); err != nil {
-		c.mu.Lock()
-		p.end(err)
-		c.mu.Unlock()
+	err := p.register(ctx, o)
+	if err == nil {
+		err = p.adopt(ctx)
+	}
+	if err != nil {
+		p.abandon(ctx, err)
 		return nil, err
 	}
 	c.mu.Lock()
@@ -187,12 +190,16 @@ func (p *Provider) FindConfig(ctx context.Context, name string) (*Config, error)
 	return p.c.FindConfig(ctx, p.app, name)
 }
 
-// Configs lists the configs of the app.
+// Configs lists the configs of the app. For root, too, these are its own alone.
 func (p *Provider) Configs(ctx context.Context) ([]ConfigInfo, error) {
+	uid, err := p.c.ownUID(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list configs: %w", err)
+	}
 	all, err := p.c.ListConfigs(ctx)
 	var own []ConfigInfo
 	for _, info := range all {
-		if info.App == p.app {
+		if info.App == p.app && info.Path == configPath(uid, info.App, info.Name) {
 			own = append(own, info)
 		}
 	}
@@ -288,7 +295,7 @@ func (c *Client) startSession(path, config string, at godbus.Sequence) {
 	if c.sessions[godbus.ObjectPath(path)] != nil {
 		return
 	}
-	s := &Session{c: c, path: path, config: c.Config(config), started: at, messages: newQueue[Message](&c.wg, c.stop)}
+	s := &Session{c: c, path: path, config: c.Config(config), started: at, messages: makeQueue[Message](c.stop)}
 	s.life, s.end = context.WithCancel(context.Background())
 	if c.provider.options.PacketSignals {
 		s.packets = make(chan []byte, packetBacklog)
@@ -326,6 +333,9 @@ func (p *Provider) end(err error) {
 	}
 	p.c.provider = nil
 	p.err = err
+	if delete(p.c.doubted, p.app); err != nil {
+		p.c.doubted[p.app] = true
+	}
 	for _, s := range p.c.sessions {
 		p.c.endSession(s, endReason(err))
 	}
@@ -345,116 +355,4 @@ func (p *Provider) ownerChanged() {
 	case p.kick <- struct{}{}:
 	default:
 	}
-}
-
-// supervise carries the provider over restarts of the daemon.
-func (p *Provider) supervise() {
-	for {
-		select {
-		case <-p.done:
-			return
-		case <-p.kick:
-		}
-		if err := p.recover(); err != nil {
-			p.c.mu.Lock()
-			p.end(err)
-			p.c.mu.Unlock()
-			return
-		}
-	}
-}
-
-// recover waits for the daemon and introduces the provider to it again.
-func (p *Provider) recover() error {
-	deadline := time.NewTimer(p.c.grace)
-	defer deadline.Stop()
-	for {
-		p.c.mu.Lock()
-		owner, known := p.c.owner, p.registeredAt
-		p.c.mu.Unlock()
-		if owner != "" && owner == known {
-			return nil
-		}
-		if owner != "" {
-			err := p.reregister()
-			if err != nil && !errors.Is(err, ErrNotRunning) {
-				return err
-			}
-			if err == nil {
-				continue // unless it changed again meanwhile, done
-			}
-			deadline.Reset(p.c.grace) // it was there until now
-		}
-		select {
-		case <-p.kick:
-		case <-p.done:
-			return nil
-		case <-deadline.C:
-			return fmt.Errorf("%w: it did not come back", ErrNotRunning)
-		}
-	}
-}
-
-// registerTime bounds what a daemon that is back may take. A call that came
-// before, and waits for the resolver or for polkit, may hold it up.
-const registerTime = time.Minute
-
-// reregister registers again. Sessions that did not survive end; one that began
-// when the earlier daemon could not tell it any more is told now.
-func (p *Provider) reregister() error {
-	ctx, cancel := context.WithTimeout(context.Background(), registerTime)
-	defer cancel()
-	if err := p.register(ctx, p.options); err != nil {
-		return err
-	}
-	for {
-		settled, err := p.compareSessions(ctx)
-		if settled || err != nil {
-			return err
-		}
-	}
-}
-
-// compareSessions makes the sessions those that the daemon has of the app. It
-// has not settled that if one ended meanwhile, as that one may be taken for one
-// that lives.
-func (p *Provider) compareSessions(ctx context.Context) (settled bool, err error) {
-	p.c.mu.Lock()
-	before, endings := p.c.lastSeq, p.c.endings
-	p.c.mu.Unlock()
-	configs, err := p.Configs(ctx)
-	if err != nil {
-		return false, err
-	}
-	own := make(map[string]bool, len(configs))
-	for _, c := range configs {
-		own[c.Path] = true
-	}
-	listed, err := p.c.ListSessions(ctx)
-	if err != nil {
-		return false, err
-	}
-	alive := make(map[string]bool, len(listed))
-	for _, s := range listed {
-		alive[s.Path] = true
-	}
-	p.c.mu.Lock()
-	defer p.c.mu.Unlock()
-	if p.c.provider != p {
-		return true, nil // it has ended
-	}
-	if p.c.endings != endings {
-		return false, nil
-	}
-	for _, s := range p.c.sessions {
-		if !alive[s.path] && s.started <= before {
-			p.c.endSession(s, wire.ReasonInternalPrefix+"the daemon was restarted")
-		}
-	}
-	for _, s := range listed {
-		if own[s.Config] {
-			p.c.startSession(s.Path, s.Config, before)
-		}
-	}
-	return true, nil
 }

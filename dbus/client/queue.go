@@ -9,20 +9,36 @@ type queue[T any] struct {
 	out  chan T
 	wake chan struct{} // capacity 1
 	stop <-chan struct{}
+	drop chan struct{} // closed by discard
 
-	mu       sync.Mutex
-	waiting  []T
-	finished bool
+	feeding, dropping sync.Once
+	mu                sync.Mutex
+	waiting           []T
+	finished          bool
 }
 
 // newQueue starts the feeding goroutine in wg. It ends once everything was
 // taken after finish, or at once, dropping what was not taken, when stop is
-// closed. Either way the channel is closed.
+// closed or after discard. Either way the channel is closed.
 func newQueue[T any](wg *sync.WaitGroup, stop <-chan struct{}) *queue[T] {
-	q := &queue[T]{out: make(chan T), wake: make(chan struct{}, 1), stop: stop}
-	wg.Go(q.feed)
+	q := makeQueue[T](stop)
+	q.start(wg)
 	return q
 }
+
+// makeQueue makes a queue that hands nothing over before start.
+func makeQueue[T any](stop <-chan struct{}) *queue[T] {
+	return &queue[T]{out: make(chan T), wake: make(chan struct{}, 1), stop: stop, drop: make(chan struct{})}
+}
+
+// start starts the feeding goroutine in wg. More than once is fine.
+func (q *queue[T]) start(wg *sync.WaitGroup) { q.feeding.Do(func() { wg.Go(q.feed) }) }
+
+// startClosed closes the channel of a queue that was not started.
+func (q *queue[T]) startClosed() { q.feeding.Do(func() { close(q.out) }) }
+
+// discard is for who takes nothing any more. More than once is fine.
+func (q *queue[T]) discard() { q.dropping.Do(func() { close(q.drop) }) }
 
 // push appends v. After finish it does nothing.
 func (q *queue[T]) push(v T) {
@@ -58,6 +74,8 @@ func (q *queue[T]) feed() {
 			case q.out <- v:
 			case <-q.stop:
 				return
+			case <-q.drop:
+				return
 			}
 		}
 		if len(batch) > 0 {
@@ -69,6 +87,8 @@ func (q *queue[T]) feed() {
 		select {
 		case <-q.wake:
 		case <-q.stop:
+			return
+		case <-q.drop:
 			return
 		}
 	}

@@ -12,7 +12,9 @@ const farewell = 5 * time.Second
 // Serve is the loop of an app that has nothing to do but its sessions: it takes
 // the place of Events. It calls handle for each session, in a goroutine of its
 // own, with a context that ends with the session. When handle returns before
-// that, the session fails if it returned an error, and is disconnected else.
+// that, the session fails if it returned an error, and is disconnected else. What
+// is not taken of Messages when handle has returned and the session has ended is
+// dropped.
 //
 // Serve returns once the provider or ctx has ended and every handle has
 // returned: with Err, or with the error of ctx.
@@ -41,6 +43,7 @@ func (s *Session) serve(parent context.Context, handle func(context.Context, *Se
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
 	err := handle(ctx, s)
+	context.AfterFunc(s.life, s.messages.discard)
 	if s.life.Err() != nil {
 		return // it ended by itself
 	}

@@ -86,14 +86,28 @@ func (s *Session) Config() *Config { return s.config }
 
 // Messages are the platform messages, in order and none lost. The channel is
 // closed after `disconnected`, which always comes unless Close came first. A
-// handle of somebody else's session gets none: its channel is closed.
+// handle of somebody else's session gets none: its channel is closed. Who calls
+// Messages takes them to the end, or leaves that to Serve.
 func (s *Session) Messages() <-chan Message {
 	if s.messages == nil {
 		none := make(chan Message)
 		close(none)
 		return none
 	}
+	s.feed()
 	return s.messages.out
+}
+
+// feed starts to hand over messages, once somebody asks for them: an app that
+// never does costs no goroutine.
+func (s *Session) feed() {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if s.c.closed {
+		s.messages.startClosed()
+		return
+	}
+	s.messages.start(&s.c.wg)
 }
 
 // Packets are the host's packets where the provider registered with

@@ -18,11 +18,13 @@ type dispatcher struct{ c *Client }
 
 // isDaemon says whether that is the sender of the daemon's signals. Anybody may
 // send us one that looks like the daemon's: the sender, which the bus itself
-// writes, decides.
+// writes, decides. A daemon that leaves gives up its name first and then sends
+// what its last calls caused; unique names are not used twice, so it is believed
+// until there is a new one.
 func (c *Client) isDaemon(sender string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return sender != "" && sender == c.owner
+	return sender != "" && (sender == c.owner || c.owner == "" && sender == c.leaving)
 }
 
 // DeliverSignal sorts the signals of the bus and the daemon; there are no
@@ -43,11 +45,16 @@ func (d dispatcher) DeliverSignal(_, _ string, sig *godbus.Signal) {
 	case wire.ObjectManagerInterface + ".InterfacesAdded",
 		wire.ObjectManagerInterface + ".InterfacesRemoved",
 		wire.PropertiesInterface + ".PropertiesChanged":
+		if c.owner == "" {
+			return // they were told Stopped, and read all from the next daemon
+		}
 		for w := range c.watchers {
 			w.signals.push(sig)
 		}
 	case startProvider:
-		c.agentSignal(sig)
+		if c.owner != "" { // else nobody waits for the app any more
+			c.agentSignal(sig)
+		}
 	default:
 		if c.provider != nil {
 			c.providerSignal(sig)
@@ -85,6 +92,9 @@ func (c *Client) ownerChanged(sig *godbus.Signal) {
 		return
 	}
 	c.owner, c.ownerSeq = owner, sig.Sequence
+	if c.leaving = ""; owner == "" {
+		c.leaving = before
+	}
 	for w := range c.watchers {
 		w.signals.push(sig)
 	}

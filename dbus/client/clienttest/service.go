@@ -123,6 +123,28 @@ func (s *Service) Stop() {
 	_ = conn.Close()
 }
 
+// Leave gives up the name, as a daemon does that is restarted and has calls to
+// finish. Stop and Restart come after it.
+func (s *Service) Leave() {
+	s.t.Helper()
+	s.mu.Lock()
+	conn := s.conn
+	s.mu.Unlock()
+	if _, err := conn.ReleaseName(wire.BusName); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// AddForeignConfig makes a config of another user's, as root sees it, and tells
+// its path.
+func (s *Service) AddForeignConfig(app, name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	path := godbus.ObjectPath(configPath(os.Getuid()+1, app, name))
+	s.putConfig(path, app, name, wire.SourceProvider, nil)
+	return string(path)
+}
+
 // Fail lets every call of a method ("Manager.CreateConfig") answer with an
 // error from now on; an empty name ends that.
 func (s *Service) Fail(method, name, message string) {
@@ -182,8 +204,10 @@ func (s *Service) enter(sender godbus.Sender, method string) *godbus.Error {
 }
 
 // ConfigPath is where the config of an app and name is.
-func ConfigPath(app, name string) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%d\x00%s\x00%s", os.Getuid(), app, name))
+func ConfigPath(app, name string) string { return configPath(os.Getuid(), app, name) }
+
+func configPath(uid int, app, name string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d\x00%s\x00%s", uid, app, name))
 	return fmt.Sprintf("%s/%x", wire.ConfigRoot, sum[:16])
 }
 
@@ -214,12 +238,16 @@ func (s *Service) deliver(path godbus.ObjectPath) {
 
 func (s *Service) addConfig(app, name, source string, data map[string]godbus.Variant) godbus.ObjectPath {
 	path := godbus.ObjectPath(ConfigPath(app, name))
+	s.putConfig(path, app, name, source, data)
+	return path
+}
+
+func (s *Service) putConfig(path godbus.ObjectPath, app, name, source string, data map[string]godbus.Variant) {
 	if data == nil {
 		data = map[string]godbus.Variant{}
 	}
 	s.configs[path] = &config{app: app, name: name, source: source, state: wire.StateIdle, data: data, session: wire.NoPath}
 	s.broadcast(wire.RootPath, wire.ObjectManagerInterface+".InterfacesAdded", path, s.interfaces(path))
-	return path
 }
 
 // Message sends a platform message of a session to its provider.
