@@ -112,7 +112,7 @@ type dispatcher struct {
 	users map[int64]int // calls in flight of each user, see peer.user
 	used  bool          // there was a call since the last question
 
-	unread int           // of all peers
+	unread map[int64]int // bytes of each user, see peer.user
 	pings  int           // without an answer
 	asked  map[int64]int // of each user
 
@@ -207,9 +207,12 @@ func (d *dispatcher) identified(p *peer, uid uint32, c *call) {
 	if p.known {
 		return
 	}
+	unread := p.unread
+	d.countUnread(p, -unread)
 	d.charge(p.user(), -p.calls)
 	p.uid, p.known = uid, true
 	d.charge(p.user(), p.calls)
+	d.countUnread(p, unread)
 	d.tellChanged()
 	over := d.users[p.user()] - callsPerUser
 	for _, queued := range slices.Backward(append([]*call{c}, p.queue...)) {
@@ -289,7 +292,7 @@ func (d *dispatcher) gone(name string) {
 	defer d.mu.Unlock()
 	if p := d.peers[name]; p != nil {
 		p.left = true
-		d.unread -= p.unread
+		d.countUnread(p, -p.unread)
 		p.cancel()
 		delete(d.peers, name)
 		d.tellChanged()

@@ -13,12 +13,13 @@ import (
 // What is sent to somebody waits in the bus until they read it. dbus-daemon takes
 // nothing more from a service, for anybody, while 127 MiB or 64 descriptors of it
 // wait. So who was sent much is asked for an answer to a ping, which libraries
-// give by themselves; and while all that is unread is too much, who has owed an
-// answer for long, or for much, is sent nothing. With the 256 connections that
-// dbus-daemon allows a user, that keeps three users from stopping it.
+// give by themselves; and while too much of a user's is unread, those of the user's
+// connections are sent nothing that have owed an answer for long, or for much, or
+// that cannot be asked. With all the 256 connections that dbus-daemon allows it, a
+// user does not stop it so; two users together might.
 const (
 	unreadEach = 64 << 10
-	unreadAll  = 32 << 20
+	unreadUser = 32 << 20
 
 	// Until a ping is answered a peer is sent so much more, for so long.
 	unreadAsked = 2 << 20
@@ -32,16 +33,18 @@ const (
 	pingsInAll   = 64
 )
 
-// owes says whether a peer gets nothing for now: it was sent much, and has not
-// answered, or cannot be asked because too many others of its user's have not.
-func (d *dispatcher) owes(name string) bool {
+// maySend says whether a peer gets a message of so many bytes.
+func (d *dispatcher) maySend(name string, bytes int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := d.peers[name]
-	if p == nil || d.unread <= unreadAll || p.unread <= unreadEach {
+	switch {
+	case p == nil || d.unread[p.user()]+bytes <= unreadUser || p.unread+bytes <= unreadEach:
+		return true
+	case p.asked.IsZero():
 		return false
 	}
-	return p.asked.IsZero() || p.unread > unreadAsked || time.Since(p.asked) > answerTime
+	return p.unread <= unreadAsked && time.Since(p.asked) <= answerTime
 }
 
 // sent counts what a peer was sent. ask is what it has to be asked now, if anything.
@@ -52,8 +55,7 @@ func (d *dispatcher) sent(name string, bytes int) (ask *probe) {
 	if p == nil { // it has left
 		return nil
 	}
-	p.unread += bytes
-	d.unread += bytes
+	d.countUnread(p, bytes)
 	if p.unread <= unreadEach || !p.asked.IsZero() || d.asked[p.user()] >= pingsPerUser || d.pings >= pingsInAll {
 		return nil
 	}
@@ -76,8 +78,18 @@ func (d *dispatcher) answered(q *probe) {
 	d.countPing(q.ofUser, -1)
 	q.asked = time.Time{}
 	if !q.left { // else nothing of it counts any more
-		q.unread -= q.bytes
-		d.unread -= q.bytes
+		d.countUnread(q.peer, -q.bytes)
+	}
+}
+
+// countUnread must be called with mu held.
+func (d *dispatcher) countUnread(p *peer, bytes int) {
+	if d.unread == nil {
+		d.unread = make(map[int64]int)
+	}
+	p.unread += bytes
+	if d.unread[p.user()] += bytes; d.unread[p.user()] == 0 {
+		delete(d.unread, p.user())
 	}
 }
 
@@ -95,23 +107,18 @@ func (d *dispatcher) countPing(user int64, n int) {
 // send is the outbox' way to the bus.
 func (s *Server) send(m *godbus.Message) error {
 	to, _ := m.Headers[godbus.FieldDestination].Value().(string)
-	if s.calls.owes(to) {
-		s.log.Debug("somebody who does not read is sent nothing", "to", to)
-		return nil
-	}
-	n, err := s.stream.Send(m)
+	n, err := s.stream.Send(m, func(bytes int) bool { return s.calls.maySend(to, bytes+costOf(m)) })
 	if errors.Is(err, stream.ErrEncode) {
 		return s.sendInstead(m, err)
 	}
 	if err != nil {
 		return err
 	}
-	for _, v := range m.Body {
-		if _, ok := v.(godbus.UnixFD); ok {
-			n += unreadDescriptor
-		}
+	if n == 0 {
+		s.log.Debug("somebody who does not read is sent nothing", "to", to)
+		return nil
 	}
-	ask := s.calls.sent(to, n)
+	ask := s.calls.sent(to, n+costOf(m))
 	if ask == nil {
 		return nil
 	}
@@ -125,6 +132,16 @@ func (s *Server) send(m *godbus.Message) error {
 		s.calls.answered(ask)
 	}()
 	return nil
+}
+
+// costOf is as many bytes as the descriptors of a message count for.
+func costOf(m *godbus.Message) (n int) {
+	for _, v := range m.Body {
+		if _, ok := v.(godbus.UnixFD); ok {
+			n += unreadDescriptor
+		}
+	}
+	return n
 }
 
 // sendInstead tells a caller that the answer cannot be sent, because of a text

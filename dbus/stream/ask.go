@@ -83,7 +83,7 @@ func (s *Stream) ask(m *godbus.Message, read bool) (serial uint32, came chan ans
 	serial = s.asked | askedSerial
 	s.waiting[serial] = question{came, read}
 	s.asking.Unlock()
-	if _, err := s.sendAs(m, serial); err != nil {
+	if _, err := s.sendAs(m, serial, anyLength); err != nil {
 		s.forget(serial, came)
 		return 0, nil, err
 	}
@@ -96,6 +96,8 @@ func (s *Stream) reads(serial uint32) bool {
 	defer s.asking.Unlock()
 	return s.waiting[serial].read
 }
+
+func anyLength(int) bool { return true }
 
 // forget gives up on an answer, which may have come meanwhile.
 func (s *Stream) forget(serial uint32, came <-chan answer) {

@@ -299,15 +299,16 @@ var ErrEncode = errors.New("cannot encode a message")
 // Send encodes a message and writes it, with the descriptors among its
 // arguments, of which it keeps none, and returns how many bytes it has. The numbers of replies and signals need not
 // differ from those that godbus gives to calls: nobody refers to them.
-func (s *Stream) Send(m *godbus.Message) (int, error) {
+// Where admit, given that number, says no, nothing is sent, which is 0 bytes.
+func (s *Stream) Send(m *godbus.Message, admit func(bytes int) bool) (int, error) {
 	serial := s.serial.Add(1) &^ askedSerial
 	if serial == 0 {
 		serial = s.serial.Add(1) &^ askedSerial
 	}
-	return s.sendAs(m, serial)
+	return s.sendAs(m, serial, admit)
 }
 
-func (s *Stream) sendAs(m *godbus.Message, serial uint32) (int, error) {
+func (s *Stream) sendAs(m *godbus.Message, serial uint32, admit func(bytes int) bool) (int, error) {
 	if n := countFDs(m.Body); n > 0 {
 		m.Headers[godbus.FieldUnixFDs] = godbus.MakeVariant(uint32(n))
 	}
@@ -315,6 +316,9 @@ func (s *Stream) sendAs(m *godbus.Message, serial uint32) (int, error) {
 	fds, err := m.EncodeToWithFDs(&buf, binary.LittleEndian)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrEncode, err)
+	}
+	if !admit(buf.Len()) {
+		return 0, nil
 	}
 	binary.LittleEndian.PutUint32(buf.Bytes()[8:], serial)
 	s.write.Lock()
